@@ -1,0 +1,180 @@
+//! The seam between where bytes come from and everybody else: `registry` implements it, `index` and `store`
+//! see nothing of a registry but this.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::{self, BoxStream, StreamExt as _};
+use serde::{Deserialize, Serialize};
+
+use crate::digest::{DiffId, LayerDigest};
+
+/// A layer as its manifest and config speak of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layered {
+    pub digest: LayerDigest,
+    pub diff_id: DiffId,
+    /// Bytes of the blob.
+    pub size: u64,
+    pub media_type: String,
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// Where a blob can be had again, as a text that outlives the process and holds no credential:
+/// `docker://HOST[:PORT]/REPOSITORY`, `oci:DIRECTORY` or `oci-archive:FILE`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Origin(pub String);
+
+/// Opens a layer's blob at its origin, also long after the image was resolved.
+pub trait Blobs: Send + Sync + 'static {
+    fn open(&self, layer: LayerDigest, size: u64, origin: Origin) -> BoxFuture<'_, Result<Arc<dyn Blob>, BlobError>>;
+}
+
+/// One blob whose bytes can be had whole or in parts. Nothing here is verified: the caller does that.
+pub trait Blob: Send + Sync + 'static {
+    /// Bytes of the blob as the manifest gives them.
+    fn size(&self) -> u64;
+
+    /// Exactly the bytes of `range`; a source that has fewer is an error.
+    fn range(&self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, BlobError>>;
+
+    /// The whole blob in order. Ends early only with an error; a longer source is cut with an error too.
+    fn stream(&self) -> BoxStream<'static, Result<Bytes, BlobError>>;
+}
+
+/// Why a blob's bytes could not be had. `message` names host, status and remedy; it never holds a credential.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum BlobError {
+    #[error("{0}")]
+    NotFound(String),
+    #[error("{0}")]
+    Denied(String),
+    #[error("{0}")]
+    Unreachable(String),
+    #[error("the source has {has} bytes where the manifest says {want}")]
+    Size { has: u64, want: u64 },
+    #[error("{0}")]
+    Other(String),
+}
+
+/// A blob held in memory: for tests and for small things.
+#[derive(Debug, Clone)]
+pub struct InMemory(pub Bytes);
+
+/// A blob that fails in one chosen way: the tests' picture of a bad network.
+pub struct Faulty<B> {
+    pub inner: B,
+    pub fault: Fault,
+}
+
+/// What a [`Faulty`] blob does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The stream breaks with an error after this many bytes; ranges fail.
+    BreaksAfter(u64),
+    /// The stream simply ends after this many bytes, with no error.
+    EndsAfter(u64),
+    /// The byte at this offset has a flipped bit, whichever way it is read.
+    FlippedAt(u64),
+}
+
+// === impl Origin ===
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+// === impl InMemory ===
+
+/// As much as a socket gives at a time.
+const PIECE_BYTES: usize = 64 << 10;
+
+impl Blob for InMemory {
+    fn size(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn range(&self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, BlobError>> {
+        Box::pin(async move {
+            let end = usize::try_from(range.end).ok().filter(|end| *end <= self.0.len() && range.start <= range.end);
+            let Some(end) = end else {
+                return Err(BlobError::Size { has: self.size(), want: range.end });
+            };
+            Ok(self.0.slice(range.start as usize..end))
+        })
+    }
+
+    fn stream(&self) -> BoxStream<'static, Result<Bytes, BlobError>> {
+        let mut rest = self.0.clone();
+        stream::iter(std::iter::from_fn(move || {
+            (!rest.is_empty()).then(|| Ok(rest.split_to(rest.len().min(PIECE_BYTES))))
+        }))
+        .boxed()
+    }
+}
+
+// === impl Faulty ===
+
+impl<B: Blob> Blob for Faulty<B> {
+    fn size(&self) -> u64 {
+        self.inner.size()
+    }
+
+    fn range(&self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, BlobError>> {
+        Box::pin(async move {
+            match self.fault {
+                Fault::BreaksAfter(at) | Fault::EndsAfter(at) if range.end > at => Err(broken(at)),
+                Fault::FlippedAt(at) => Ok(flipped(self.inner.range(range.clone()).await?, range.start, at)),
+                _ => self.inner.range(range).await,
+            }
+        })
+    }
+
+    fn stream(&self) -> BoxStream<'static, Result<Bytes, BlobError>> {
+        let fault = self.fault;
+        let pieces = self.inner.stream().scan((0u64, false), move |(passed, over), piece| {
+            let item = match piece {
+                _ if *over => None,
+                Err(error) => Some(Err(error)),
+                Ok(mut piece) => {
+                    let start = *passed;
+                    *passed += piece.len() as u64;
+                    match fault {
+                        Fault::FlippedAt(at) => Some(Ok(flipped(piece, start, at))),
+                        Fault::BreaksAfter(at) if *passed > at => {
+                            *over = true;
+                            Some(Err(broken(at)))
+                        }
+                        Fault::EndsAfter(at) if *passed > at => {
+                            *over = true;
+                            piece.truncate((at - start) as usize);
+                            Some(Ok(piece))
+                        }
+                        _ => Some(Ok(piece)),
+                    }
+                }
+            };
+            std::future::ready(item)
+        });
+        pieces.boxed()
+    }
+}
+
+fn broken(at: u64) -> BlobError {
+    BlobError::Unreachable(format!("connection closed after {at} bytes"))
+}
+
+fn flipped(piece: Bytes, start: u64, at: u64) -> Bytes {
+    let mut bytes = piece.to_vec();
+    if let Some(byte) = at.checked_sub(start).and_then(|i| bytes.get_mut(i as usize)) {
+        *byte ^= 1;
+    }
+    bytes.into()
+}

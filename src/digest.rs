@@ -1,0 +1,327 @@
+//! Digests, and bytes that have been checked against one.
+//!
+//! [`Checked`] is how "no byte reaches a reader before its digest matched" is kept: the store makes a frame
+//! resident only from a `Checked`, and only this file makes one.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use sha2::{Digest as _, Sha256};
+
+/// A SHA-256 digest, written `sha256:<64 lower-case hex digits>` (OCI image specification, "Digests").
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Digest([u8; 32]);
+
+/// The digest of a layer's blob as the registry stores it (compressed).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct LayerDigest(pub Digest);
+
+/// The digest of a layer's uncompressed tar.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct DiffId(pub Digest);
+
+/// The identity of layers `0..=n` applied in order (OCI image specification, "Layer ChainID").
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ChainId(pub Digest);
+
+/// The BLAKE3 digest of one frame's decoded bytes; it never leaves the node's own index files.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct FrameDigest(pub [u8; 32]);
+
+/// Why a text is no digest.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ParseDigestError {
+    #[error("a digest is written sha256:<64 hex digits>, this one has no colon")]
+    NoAlgorithm,
+    #[error("digest algorithm {0:?} is not supported, only sha256 is")]
+    Algorithm(String),
+    #[error("a sha256 digest has 64 lower-case hex digits")]
+    Hex,
+}
+
+/// Bytes whose digest is not the promised one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("digest mismatch: expected {want}, got {got}")]
+pub struct Mismatch {
+    pub want: String,
+    pub got: String,
+}
+
+/// Content whose digest has matched. Only [`check`], [`check_frame`] and [`FrameHashing::finish`] make one.
+#[derive(Debug)]
+pub struct Checked<T>(T);
+
+/// A SHA-256 in the making.
+#[derive(Clone, Default)]
+pub struct Hasher(Sha256);
+
+/// A writer that hashes a frame's bytes on their way.
+pub struct FrameHashing<W> {
+    inner: W,
+    hasher: blake3::Hasher,
+}
+
+// === impl Digest ===
+
+impl Digest {
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(Sha256::digest(bytes).into())
+    }
+
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// The 64 hex digits, without the algorithm: the name of files and directories.
+    pub fn hex(&self) -> String {
+        to_hex(&self.0)
+    }
+
+    /// The inverse of [`Digest::hex`].
+    pub fn from_hex(hex: &str) -> Result<Self, ParseDigestError> {
+        let hex = hex.as_bytes();
+        if hex.len() != 64 {
+            return Err(ParseDigestError::Hex);
+        }
+        let mut bytes = [0; 32];
+        for (byte, pair) in bytes.iter_mut().zip(hex.chunks_exact(2)) {
+            *byte = match pair {
+                [high, low] => hex_value(*high)? << 4 | hex_value(*low)?,
+                _ => return Err(ParseDigestError::Hex),
+            };
+        }
+        Ok(Self(bytes))
+    }
+}
+
+fn hex_value(digit: u8) -> Result<u8, ParseDigestError> {
+    match digit {
+        b'0'..=b'9' => Ok(digit - b'0'),
+        b'a'..=b'f' => Ok(digit - b'a' + 10),
+        _ => Err(ParseDigestError::Hex),
+    }
+}
+
+fn to_hex(bytes: &[u8]) -> String {
+    use fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}"); // writing to a String cannot fail
+        hex
+    })
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sha256:{}", self.hex())
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for Digest {
+    type Err = ParseDigestError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (algorithm, hex) = text.split_once(':').ok_or(ParseDigestError::NoAlgorithm)?;
+        if algorithm != "sha256" {
+            return Err(ParseDigestError::Algorithm(algorithm.chars().take(32).collect()));
+        }
+        Self::from_hex(hex)
+    }
+}
+
+impl Serialize for Digest {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Digest {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+// === impl LayerDigest, DiffId, ChainId, FrameDigest ===
+
+macro_rules! shown_as_its_digest {
+    ($($name:ident),*) => {$(
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(&self.0, f)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(&self.0, f)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = ParseDigestError;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                text.parse().map(Self)
+            }
+        }
+    )*};
+}
+
+shown_as_its_digest!(LayerDigest, DiffId, ChainId);
+
+impl ChainId {
+    /// The chain id of `diff_ids` applied in order, bottom first; of no layers there is none.
+    pub fn of(diff_ids: &[DiffId]) -> Option<Self> {
+        let (first, rest) = diff_ids.split_first()?;
+        Some(rest.iter().fold(Self(first.0), |chain, diff| Self(Digest::of(format!("{chain} {diff}").as_bytes()))))
+    }
+}
+
+impl FrameDigest {
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(*blake3::hash(bytes).as_bytes())
+    }
+}
+
+impl fmt::Display for FrameDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "blake3:{}", to_hex(&self.0))
+    }
+}
+
+impl fmt::Debug for FrameDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+// === impl Hasher ===
+
+impl Hasher {
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    pub fn finish(self) -> Digest {
+        Digest(self.0.finalize().into())
+    }
+}
+
+// === impl Checked ===
+
+impl<T> Checked<T> {
+    pub fn get(&self) -> &T {
+        &self.0
+    }
+
+    pub fn into_inner(self) -> T {
+        self.0
+    }
+}
+
+/// Gives `bytes` back as checked if their SHA-256 is `want`.
+pub fn check<T: AsRef<[u8]>>(bytes: T, want: &Digest) -> Result<Checked<T>, Mismatch> {
+    let got = Digest::of(bytes.as_ref());
+    if got == *want { Ok(Checked(bytes)) } else { Err(Mismatch { want: want.to_string(), got: got.to_string() }) }
+}
+
+/// Gives `bytes` back as checked if their BLAKE3 is `want`.
+pub fn check_frame<T: AsRef<[u8]>>(bytes: T, want: &FrameDigest) -> Result<Checked<T>, Mismatch> {
+    let got = FrameDigest::of(bytes.as_ref());
+    if got == *want { Ok(Checked(bytes)) } else { Err(Mismatch { want: want.to_string(), got: got.to_string() }) }
+}
+
+// === impl FrameHashing ===
+
+impl<W: Write> FrameHashing<W> {
+    pub fn new(inner: W) -> Self {
+        Self { inner, hasher: blake3::Hasher::new() }
+    }
+
+    /// What was written, as checked, if its digest is `want`.
+    pub fn finish(self, want: &FrameDigest) -> Result<Checked<W>, Mismatch> {
+        let got = FrameDigest(*self.hasher.finalize().as_bytes());
+        if got == *want {
+            Ok(Checked(self.inner))
+        } else {
+            Err(Mismatch { want: want.to_string(), got: got.to_string() })
+        }
+    }
+}
+
+impl<W: Write> Write for FrameHashing<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.inner.write(bytes)?;
+        self.hasher.update(bytes.get(..written).unwrap_or(bytes));
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_digest_of_nothing_is_the_well_known_one() {
+        let empty = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        assert_eq!(Digest::of(b"").to_string(), empty);
+        assert_eq!(empty.parse::<Digest>().unwrap(), Digest::of(b""));
+    }
+
+    #[test]
+    fn what_is_no_digest_is_refused_with_its_reason() {
+        let hex = "e".repeat(64);
+        assert_eq!("abc".parse::<Digest>(), Err(ParseDigestError::NoAlgorithm));
+        assert_eq!(format!("md5:{hex}").parse::<Digest>(), Err(ParseDigestError::Algorithm("md5".into())));
+        assert_eq!(format!("sha256:{}", hex.to_uppercase()).parse::<Digest>(), Err(ParseDigestError::Hex));
+        assert_eq!(format!("sha256:{hex}e").parse::<Digest>(), Err(ParseDigestError::Hex));
+        assert_eq!("sha256:../../etc/passwd".parse::<Digest>(), Err(ParseDigestError::Hex));
+    }
+
+    /// Worked by hand from the definition: ChainID(A,B) = Digest(ChainID(A) + " " + DiffID(B)).
+    #[test]
+    fn a_chain_id_folds_the_diff_ids() {
+        let (a, b, c) = (DiffId(Digest::of(b"a")), DiffId(Digest::of(b"b")), DiffId(Digest::of(b"c")));
+        assert_eq!(ChainId::of(&[]), None);
+        assert_eq!(ChainId::of(&[a]), Some(ChainId(a.0)));
+        let ab = Digest::of(format!("{a} {b}").as_bytes());
+        let abc = Digest::of(format!("{ab} {c}").as_bytes());
+        assert_eq!(ChainId::of(&[a, b, c]), Some(ChainId(abc)));
+    }
+
+    proptest! {
+        #[test]
+        fn a_digest_is_read_as_it_is_written(bytes: [u8; 32]) {
+            let digest = Digest::from_bytes(bytes);
+            prop_assert_eq!(digest.to_string().parse::<Digest>().unwrap(), digest);
+        }
+
+        #[test]
+        fn only_the_very_bytes_pass_the_check(bytes: Vec<u8>, other: Vec<u8>) {
+            prop_assert_eq!(check(&other, &Digest::of(&bytes)).is_ok(), bytes == other);
+            prop_assert_eq!(check_frame(&other, &FrameDigest::of(&bytes)).is_ok(), bytes == other);
+            let mut hashing = FrameHashing::new(Vec::new());
+            hashing.write_all(&other).unwrap();
+            prop_assert_eq!(hashing.finish(&FrameDigest::of(&bytes)).is_ok(), bytes == other);
+        }
+    }
+}

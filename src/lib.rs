@@ -1,0 +1,6 @@
+//! oncefs: a lazy container-image filesystem that downloads and materialises each layer once.
+
+pub mod blob;
+pub mod digest;
+pub mod index;
+pub mod sync;

@@ -1,0 +1,3 @@
+//! The program `oncefs`.
+
+fn main() {}
