@@ -2,5 +2,6 @@
 
 pub mod blob;
 pub mod digest;
+pub mod flight;
 pub mod index;
 pub mod sync;
