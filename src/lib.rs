@@ -5,3 +5,4 @@ pub mod digest;
 pub mod flight;
 pub mod index;
 pub mod sync;
+pub mod sys;

@@ -1,0 +1,6 @@
+//! System calls and C: the only unsafe code of oncefs, each piece of it behind a safe function.
+//!
+//! Uses nothing else of oncefs and knows nothing of layers or images.
+#![allow(unsafe_code)]
+
+pub mod file;
