@@ -108,7 +108,9 @@ fn leaving_callers_never_take_a_patient_one_down_and_work_never_overlaps() {
             .collect();
         let result = block_on(flight.join("layer", || numbered(track.clone())));
         assert!(result.is_ok(), "who stays gets a result");
-        leaving.into_iter().for_each(|caller| drop(caller.join().unwrap()));
+        for caller in leaving {
+            let _left_or_served = caller.join().unwrap();
+        }
         let (started, _) = flight.counts();
         assert!(track.started.load(Ordering::SeqCst) <= started, "at most one start a generation");
     });

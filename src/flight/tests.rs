@@ -130,7 +130,10 @@ async fn a_landed_ticket_can_be_asked_again_and_cloned() {
 fn a_runtime_that_stops_is_an_error_not_a_hang() {
     let flight = Words::new();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let ticket = runtime.block_on(async { flight.join(1, || std::future::pending()) });
+    let ticket = {
+        let _inside = runtime.enter();
+        flight.join(1, std::future::pending)
+    };
     drop(runtime);
     assert!(matches!(futures::executor::block_on(ticket), Err(Failed::Panicked)));
 }
