@@ -3,4 +3,6 @@
 //! Knows formats, not disks or networks: sources of bytes come in as [`crate::blob::Blob`], and what is made
 //! goes into files that the store hands in.
 
+pub mod codec;
+pub mod frames;
 pub mod tree;

@@ -1,0 +1,219 @@
+//! A layer's frames: the pieces that can each be fetched and decoded alone, as a file.
+//!
+//! The file is written once, in one pass and with little memory ([`FramesWriter`]), and then only mapped ([`Frames`]).
+//! It is checksummed, so that a damaged one is an error and never a wrong byte; what a frame decodes to is judged by
+//! its digest in any case.
+
+mod format;
+mod write;
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::{DiffId, FrameDigest, LayerDigest};
+use crate::index::codec::{Codec, unpack_window};
+use crate::sys::mmap::Map;
+
+pub use write::FramesWriter;
+
+use format::{HEADER_BYTES, Header, RECORD_BYTES, Record, RecordStart};
+
+/// A frame's number within its layer; their data lies in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FrameId(pub u32);
+
+/// How to start decoding a frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Start {
+    /// The source is the data.
+    Plain,
+    /// At a gzip member's header.
+    Member,
+    /// At a deflate block that begins with the upper `bits` (0..=7) of the source's first byte, or with `bits` 0 at
+    /// the byte itself. Matches reach back into `window`, at most 32 KiB.
+    Block { bits: u8, window: Vec<u8> },
+    /// At a zstd frame.
+    Zstd,
+}
+
+/// One frame, and all that decoding it needs besides its source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    /// Where in the blob. Neighbours may share a byte.
+    pub source: Range<u64>,
+    /// Where in the data file. Never empty; all frames together are the data file without gap or overlap.
+    pub data: Range<u64>,
+    pub start: Start,
+    pub digest: FrameDigest,
+}
+
+/// What the file says of the layer as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heading {
+    pub layer: LayerDigest,
+    pub diff_id: DiffId,
+    pub blob_bytes: u64,
+    pub data_bytes: u64,
+    pub index_source: IndexSource,
+}
+
+/// Where the index came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IndexSource {
+    /// The whole blob went by here once, and both digests matched.
+    Scan(Codec),
+}
+
+/// The frames of one layer, mapped.
+#[derive(Debug)]
+pub struct Frames {
+    map: Map,
+    header: Header,
+}
+
+/// Why a frames file cannot be used. The remedy is always the same: the layer is scanned again.
+#[derive(Debug, thiserror::Error)]
+pub enum FramesError {
+    #[error("the frames file cannot be read")]
+    Io(#[from] io::Error),
+    #[error("this is not a finished frames file")]
+    NotFrames,
+    #[error("the frames file has version {0}, this program reads version {known}", known = format::VERSION)]
+    Version(u32),
+    #[error("the frames file is damaged: {0}")]
+    Damaged(&'static str),
+    #[error("frame {frame} of a layer that has {frames}")]
+    NoSuchFrame { frame: u32, frames: u32 },
+}
+
+// === impl IndexSource ===
+
+impl fmt::Display for IndexSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Scan(codec) => write!(f, "scan of {codec}"),
+        }
+    }
+}
+
+// === impl Frames ===
+
+impl Frames {
+    /// Maps the file and checks its table; windows are checked when a frame needs one.
+    pub fn open(file: &File) -> Result<Self, FramesError> {
+        let map = Map::open(file)?;
+        let header = Header::read(&map)?;
+        let frames = Self { map, header };
+        frames.check_table()?;
+        Ok(frames)
+    }
+
+    pub fn heading(&self) -> &Heading {
+        &self.header.heading
+    }
+
+    pub fn len(&self) -> u32 {
+        self.header.frames
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.header.frames == 0
+    }
+
+    /// Everything that decoding frame `id` needs.
+    pub fn get(&self, id: FrameId) -> Result<Frame, FramesError> {
+        let record = self.record(id)?;
+        let start = match record.start {
+            RecordStart::Plain => Start::Plain,
+            RecordStart::Member => Start::Member,
+            RecordStart::Zstd => Start::Zstd,
+            RecordStart::Block { bits } => Start::Block { bits, window: self.window(&record)? },
+        };
+        Ok(Frame { source: record.source, data: record.data, start, digest: record.digest })
+    }
+
+    /// Where frame `id` lies in the data file.
+    pub fn data_range(&self, id: FrameId) -> Result<Range<u64>, FramesError> {
+        Ok(self.record(id)?.data)
+    }
+
+    /// Where frame `id` lies in the blob.
+    pub fn source_range(&self, id: FrameId) -> Result<Range<u64>, FramesError> {
+        Ok(self.record(id)?.source)
+    }
+
+    pub fn digest(&self, id: FrameId) -> Result<FrameDigest, FramesError> {
+        Ok(self.record(id)?.digest)
+    }
+
+    /// The frames that hold any byte of this range of the data file; none for an empty range, or one beyond the end.
+    pub fn covering(&self, data: Range<u64>) -> Range<u32> {
+        let end = data.end.min(self.header.heading.data_bytes);
+        if data.start >= end {
+            return 0..0;
+        }
+        // Frame `first` is the last that starts at or before the range, frame `last` the first that starts at its end.
+        let first = self.partition(|start| start <= data.start).saturating_sub(1);
+        first..self.partition(|start| start < end)
+    }
+
+    /// How many frames have a data offset that `before` holds for; it must hold for a first part of them.
+    fn partition(&self, before: impl Fn(u64) -> bool) -> u32 {
+        let (mut low, mut high) = (0, self.header.frames);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let start = self.record_bytes(middle).map_or(u64::MAX, format::data_start);
+            if before(start) { low = middle + 1 } else { high = middle }
+        }
+        low
+    }
+
+    fn record(&self, id: FrameId) -> Result<Record, FramesError> {
+        let missing = FramesError::NoSuchFrame { frame: id.0, frames: self.header.frames };
+        Record::read(self.record_bytes(id.0).ok_or(missing)?)
+    }
+
+    fn record_bytes(&self, index: u32) -> Option<&[u8; RECORD_BYTES]> {
+        let start = index as usize * RECORD_BYTES;
+        self.header.table(&self.map)?.get(start..)?.first_chunk()
+    }
+
+    fn window(&self, record: &Record) -> Result<Vec<u8>, FramesError> {
+        let place = usize::try_from(record.window.start).ok().zip(usize::try_from(record.window.end).ok());
+        let packed = place.and_then(|(start, end)| self.map.get(start..end));
+        let packed = packed.ok_or(FramesError::Damaged("a window lies outside the file"))?;
+        if *blake3::hash(packed).as_bytes() != record.window_digest {
+            return Err(FramesError::Damaged("a window does not have its digest"));
+        }
+        unpack_window(packed).map_err(|_| FramesError::Damaged("a window does not unpack"))
+    }
+
+    /// Everything that later calls rely on: frames are the data file in order, and sources lie in the blob.
+    fn check_table(&self) -> Result<(), FramesError> {
+        let (heading, mut data_end, mut source_start) = (self.heading(), 0, 0);
+        let windows = HEADER_BYTES as u64..self.header.table_at;
+        for index in 0..self.header.frames {
+            let record = self.record(FrameId(index))?;
+            if record.data.start != data_end || record.data.is_empty() {
+                return Err(FramesError::Damaged("the frames do not follow one another"));
+            }
+            if record.source.start < source_start || record.source.is_empty() || record.source.end > heading.blob_bytes {
+                return Err(FramesError::Damaged("a frame's source lies outside the blob"));
+            }
+            let has_window = matches!(record.start, RecordStart::Block { .. });
+            if has_window && (record.window.start < windows.start || record.window.end > windows.end) {
+                return Err(FramesError::Damaged("a window lies outside the file"));
+            }
+            (data_end, source_start) = (record.data.end, record.source.start);
+        }
+        if data_end == heading.data_bytes { Ok(()) } else { Err(FramesError::Damaged("the last frame ends elsewhere")) }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,200 @@
+//! The bytes of a frames file, all numbers little-endian.
+//!
+//! ```text
+//!      0 header, 256 bytes; zeros until the file is finished
+//!    256 windows, each packed, one after another
+//!  table records of 112 bytes, one a frame, to the end of the file
+//!
+//! header:  0 magic  8 version  12 index source  16 layer  48 diff id  80 blob bytes  88 data bytes
+//!         96 table offset  104 frames  108 zeros  224 BLAKE3 of the header up to here and the table
+//! record:  0 source start, end  16 data start, end  32 window start, end in this file
+//!         40 kind  41 bits  42 zeros  48 BLAKE3 of the frame's data  80 BLAKE3 of the packed window
+//! ```
+
+use std::ops::Range;
+
+use super::{FramesError, Heading, IndexSource};
+use crate::digest::{DiffId, Digest, FrameDigest, LayerDigest};
+use crate::index::codec::Codec;
+
+pub(super) const HEADER_BYTES: usize = 256;
+pub(super) const RECORD_BYTES: usize = 112;
+pub(super) const VERSION: u32 = 1;
+
+const MAGIC: [u8; 8] = *b"1cFRAMES";
+/// The part of the header that the checksum covers.
+const COVERED_BYTES: usize = 224;
+
+/// The header as it is used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Header {
+    pub(super) heading: Heading,
+    pub(super) table_at: u64,
+    pub(super) frames: u32,
+}
+
+/// A frame as the table has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Record {
+    pub(super) source: Range<u64>,
+    pub(super) data: Range<u64>,
+    pub(super) start: RecordStart,
+    /// Where in this file the packed window lies; empty if the start has none.
+    pub(super) window: Range<u64>,
+    pub(super) digest: FrameDigest,
+    pub(super) window_digest: [u8; 32],
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum RecordStart {
+    Plain,
+    Member,
+    Block { bits: u8 },
+    Zstd,
+}
+
+/// Takes fixed pieces off the front of a record or header.
+struct Fields<'a>(&'a [u8]);
+
+// === impl Header ===
+
+impl Header {
+    /// The header of a whole file, after its checksum has shown that header and table are as they were written.
+    pub(super) fn read(file: &[u8]) -> Result<Self, FramesError> {
+        let bytes: &[u8; HEADER_BYTES] = file.first_chunk().ok_or(FramesError::NotFrames)?;
+        let mut fields = Fields(bytes);
+        if fields.take::<8>()? != MAGIC {
+            return Err(FramesError::NotFrames);
+        }
+        let version = fields.u32()?;
+        if version != VERSION {
+            return Err(FramesError::Version(version));
+        }
+        let header = Self::read_fields(&mut fields)?;
+        let table = header.table(file).ok_or(FramesError::Damaged("the table lies outside the file"))?;
+        let (covered, sum) = bytes.split_at(COVERED_BYTES);
+        if sum != checksum(covered, table) {
+            return Err(FramesError::Damaged("the checksum of header and table does not match"));
+        }
+        Ok(header)
+    }
+
+    fn read_fields(fields: &mut Fields<'_>) -> Result<Self, FramesError> {
+        let index_source = fields.u32()?;
+        let heading = Heading {
+            index_source: source_of(index_source).ok_or(FramesError::Damaged("an unknown index source"))?,
+            layer: LayerDigest(Digest::from_bytes(fields.take()?)),
+            diff_id: DiffId(Digest::from_bytes(fields.take()?)),
+            blob_bytes: fields.u64()?,
+            data_bytes: fields.u64()?,
+        };
+        Ok(Self { heading, table_at: fields.u64()?, frames: fields.u32()? })
+    }
+
+    /// The table in the whole file, if it reaches exactly to the end.
+    pub(super) fn table<'a>(&self, file: &'a [u8]) -> Option<&'a [u8]> {
+        let table = file.get(usize::try_from(self.table_at).ok().filter(|at| *at >= HEADER_BYTES)?..)?;
+        (table.len() == (self.frames as usize).checked_mul(RECORD_BYTES)?).then_some(table)
+    }
+
+    pub(super) fn bytes(&self, table: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(HEADER_BYTES);
+        bytes.extend(MAGIC);
+        bytes.extend(VERSION.to_le_bytes());
+        bytes.extend(code_of(self.heading.index_source).to_le_bytes());
+        bytes.extend(self.heading.layer.0.as_bytes());
+        bytes.extend(self.heading.diff_id.0.as_bytes());
+        bytes.extend(self.heading.blob_bytes.to_le_bytes());
+        bytes.extend(self.heading.data_bytes.to_le_bytes());
+        bytes.extend(self.table_at.to_le_bytes());
+        bytes.extend(self.frames.to_le_bytes());
+        bytes.resize(COVERED_BYTES, 0);
+        let sum = checksum(&bytes, table);
+        bytes.extend(sum);
+        bytes
+    }
+}
+
+fn checksum(header: &[u8], table: &[u8]) -> [u8; 32] {
+    *blake3::Hasher::new().update(header).update(table).finalize().as_bytes()
+}
+
+fn code_of(source: IndexSource) -> u32 {
+    match source {
+        IndexSource::Scan(Codec::Plain) => 1,
+        IndexSource::Scan(Codec::Gzip) => 2,
+        IndexSource::Scan(Codec::Zstd) => 3,
+    }
+}
+
+fn source_of(code: u32) -> Option<IndexSource> {
+    Some(match code {
+        1 => IndexSource::Scan(Codec::Plain),
+        2 => IndexSource::Scan(Codec::Gzip),
+        3 => IndexSource::Scan(Codec::Zstd),
+        _ => return None,
+    })
+}
+
+// === impl Record ===
+
+impl Record {
+    pub(super) fn read(bytes: &[u8; RECORD_BYTES]) -> Result<Self, FramesError> {
+        let mut fields = Fields(bytes);
+        let source = fields.u64()?..fields.u64()?;
+        let data = fields.u64()?..fields.u64()?;
+        let window_at = fields.u64()?;
+        let window_len = fields.u32()?;
+        let [kind, bits, ..] = fields.take::<4>()?;
+        let start = match (kind, bits) {
+            (1, 0) => RecordStart::Plain,
+            (2, 0) => RecordStart::Member,
+            (3, 0..=7) => RecordStart::Block { bits },
+            (4, 0) => RecordStart::Zstd,
+            _ => return Err(FramesError::Damaged("a frame starts in an unknown way")),
+        };
+        let window_end = window_at.checked_add(window_len.into()).ok_or(FramesError::Damaged("a window is too long"))?;
+        let digest = FrameDigest(fields.take()?);
+        Ok(Self { source, data, start, window: window_at..window_end, digest, window_digest: fields.take()? })
+    }
+
+    pub(super) fn write(&self, into: &mut Vec<u8>) {
+        let (kind, bits) = match self.start {
+            RecordStart::Plain => (1, 0),
+            RecordStart::Member => (2, 0),
+            RecordStart::Block { bits } => (3, bits),
+            RecordStart::Zstd => (4, 0),
+        };
+        for number in [self.source.start, self.source.end, self.data.start, self.data.end, self.window.start] {
+            into.extend(number.to_le_bytes());
+        }
+        // A packed window is hardly longer than the window's 32 KiB.
+        into.extend(((self.window.end - self.window.start) as u32).to_le_bytes());
+        into.extend([kind, bits, 0, 0]);
+        into.extend(self.digest.0);
+        into.extend(self.window_digest);
+    }
+}
+
+/// The data offset of a record, which searches look at alone.
+pub(super) fn data_start(record: &[u8; RECORD_BYTES]) -> u64 {
+    record.get(16..24).and_then(|bytes| bytes.first_chunk()).map_or(u64::MAX, |bytes| u64::from_le_bytes(*bytes))
+}
+
+// === impl Fields ===
+
+impl Fields<'_> {
+    fn take<const N: usize>(&mut self) -> Result<[u8; N], FramesError> {
+        let (first, rest) = self.0.split_first_chunk().ok_or(FramesError::Damaged("too short"))?;
+        self.0 = rest;
+        Ok(*first)
+    }
+
+    fn u32(&mut self) -> Result<u32, FramesError> {
+        Ok(u32::from_le_bytes(self.take()?))
+    }
+
+    fn u64(&mut self) -> Result<u64, FramesError> {
+        Ok(u64::from_le_bytes(self.take()?))
+    }
+}

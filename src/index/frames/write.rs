@@ -1,0 +1,64 @@
+//! Writing a frames file while the frames are found: windows go to the file as they come, only the table (112 bytes
+//! a frame) waits in memory. The header is written last, so an unfinished file is never taken for one.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::FileExt as _;
+
+use super::format::{HEADER_BYTES, Header, RECORD_BYTES, Record, RecordStart};
+use super::{Frame, Heading, Start};
+use crate::index::codec::pack_window;
+
+/// Writes the frames of one layer, in order.
+#[derive(Debug)]
+pub struct FramesWriter {
+    file: BufWriter<File>,
+    /// Where the next window goes.
+    at: u64,
+    table: Vec<u8>,
+    frames: u32,
+}
+
+// === impl FramesWriter ===
+
+impl FramesWriter {
+    /// Begins at the start of an empty file. Moves the file's own offset.
+    pub fn new(mut file: File) -> io::Result<Self> {
+        let at = HEADER_BYTES as u64;
+        file.seek(SeekFrom::Start(at))?;
+        Ok(Self { file: BufWriter::new(file), at, table: Vec::new(), frames: 0 })
+    }
+
+    /// Adds the frame that comes next in the data file.
+    pub fn push(&mut self, frame: &Frame) -> io::Result<()> {
+        let (start, window) = match &frame.start {
+            Start::Plain => (RecordStart::Plain, Vec::new()),
+            Start::Member => (RecordStart::Member, Vec::new()),
+            Start::Zstd => (RecordStart::Zstd, Vec::new()),
+            Start::Block { bits, window } => (RecordStart::Block { bits: *bits }, pack_window(window)?),
+        };
+        self.file.write_all(&window)?;
+        let end = self.at + window.len() as u64;
+        let record = Record {
+            source: frame.source.clone(),
+            data: frame.data.clone(),
+            start,
+            window: self.at..end,
+            digest: frame.digest,
+            window_digest: *blake3::hash(&window).as_bytes(),
+        };
+        record.write(&mut self.table);
+        self.at = end;
+        self.frames = self.frames.checked_add(1).ok_or_else(|| io::Error::other("a layer of more than 2^32 frames"))?;
+        debug_assert_eq!(self.table.len(), self.frames as usize * RECORD_BYTES);
+        Ok(())
+    }
+
+    /// Writes table and header. Whether they are on disk is for the caller to see to.
+    pub fn finish(mut self, heading: &Heading) -> io::Result<()> {
+        self.file.write_all(&self.table)?;
+        let file = self.file.into_inner().map_err(io::IntoInnerError::into_error)?;
+        let header = Header { heading: *heading, table_at: self.at, frames: self.frames };
+        file.write_all_at(&header.bytes(&self.table), 0)
+    }
+}
