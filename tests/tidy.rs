@@ -56,7 +56,7 @@ const HOME: &[(&str, &[&str])] = &[
     ("tar", &["index/tar"]),
     ("toml", &["config.rs", "config/"]),
     ("tracing_subscriber", &["daemon/", "cli/", "main.rs"]),
-    ("zstd", &["index/codec/zstd.rs"]),
+    ("zstd", &["index/codec/"]),
 ];
 
 /// Small crates of the language's own kind, which any file may use.

@@ -18,7 +18,7 @@ use crate::digest::{DiffId, FrameDigest, LayerDigest};
 use crate::index::codec::{Codec, unpack_window};
 use crate::sys::mmap::Map;
 
-pub use write::FramesWriter;
+pub use write::{FrameHasher, FramesWriter};
 
 use format::{HEADER_BYTES, Header, RECORD_BYTES, Record, RecordStart};
 
@@ -202,7 +202,8 @@ impl Frames {
             if record.data.start != data_end || record.data.is_empty() {
                 return Err(FramesError::Damaged("the frames do not follow one another"));
             }
-            if record.source.start < source_start || record.source.is_empty() || record.source.end > heading.blob_bytes {
+            if record.source.start < source_start || record.source.is_empty() || record.source.end > heading.blob_bytes
+            {
                 return Err(FramesError::Damaged("a frame's source lies outside the blob"));
             }
             let has_window = matches!(record.start, RecordStart::Block { .. });

@@ -195,7 +195,7 @@ mod tests {
         while bytes.len() < len {
             state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             let back = (state >> 33) as usize % 40_000;
-            if state % 3 == 0 && back < bytes.len() {
+            if state.is_multiple_of(3) && back < bytes.len() {
                 let from = bytes.len() - 1 - back;
                 let copied = bytes[from..(from + 24).min(bytes.len())].to_vec();
                 bytes.extend(copied);
@@ -232,11 +232,12 @@ mod tests {
     #[test]
     fn every_block_boundary_is_a_place_to_start_again() {
         let tar = text(1, 700_000);
-        for level in [1, 6, 9] {
+        // At level 1 zlib-rs, like zlib-ng, makes one block of everything; the others give many.
+        for (level, least) in [(0, 5), (1, 1), (2, 5), (6, 5), (9, 5)] {
             let packed = gzip(&tar, level);
             let (out, checkpoints) = inflate_noting_boundaries(&packed, 10_000);
             assert!(out == tar);
-            assert!(checkpoints.len() > 3, "level {level} has {} blocks", checkpoints.len());
+            assert!(checkpoints.len() >= least, "level {level} has {} blocks", checkpoints.len());
             for (at, bits, shared, window, before) in checkpoints {
                 assert_eq!(window.len(), before.min(WINDOW_BYTES));
                 let mut inflate = Inflate::resume(bits, shared, &window).unwrap();

@@ -5,3 +5,4 @@
 
 pub mod file;
 pub mod inflate;
+pub mod mmap;

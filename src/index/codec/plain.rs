@@ -28,7 +28,8 @@ fn checksum_holds(block: &[u8]) -> bool {
     let written = block.iter().skip(148).take(8).skip_while(|byte| **byte == b' ').take_while(|byte| digits(byte));
     let written = written.fold(0u32, |sum, digit| sum * 8 + u32::from(digit - b'0'));
     let own = 148..156;
-    let sum: u32 = block.iter().enumerate().map(|(i, byte)| u32::from(if own.contains(&i) { b' ' } else { *byte })).sum();
+    let sum: u32 =
+        block.iter().enumerate().map(|(i, byte)| u32::from(if own.contains(&i) { b' ' } else { *byte })).sum();
     written == sum
 }
 

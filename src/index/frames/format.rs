@@ -153,7 +153,8 @@ impl Record {
             (4, 0) => RecordStart::Zstd,
             _ => return Err(FramesError::Damaged("a frame starts in an unknown way")),
         };
-        let window_end = window_at.checked_add(window_len.into()).ok_or(FramesError::Damaged("a window is too long"))?;
+        let window_end =
+            window_at.checked_add(window_len.into()).ok_or(FramesError::Damaged("a window is too long"))?;
         let digest = FrameDigest(fields.take()?);
         Ok(Self { source, data, start, window: window_at..window_end, digest, window_digest: fields.take()? })
     }

@@ -18,7 +18,7 @@ fn heading(frames: &[Frame]) -> Heading {
 }
 
 fn some_frames() -> Vec<Frame> {
-    let window: Vec<u8> = (0..32u32 << 10).map(|i| (i * i >> 7) as u8).collect();
+    let window: Vec<u8> = (0..32u32 << 10).map(|i| ((i * i) >> 7) as u8).collect();
     let starts = [
         Start::Member,
         Start::Block { bits: 3, window: window.clone() },
@@ -26,7 +26,7 @@ fn some_frames() -> Vec<Frame> {
         Start::Plain,
         Start::Zstd,
     ];
-    let frame = |(i, start)| Frame {
+    let frame = |(i, start): (u64, Start)| Frame {
         source: i * 100..i * 100 + 101,
         data: i * 1000..i * 1000 + 1000,
         start,

@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt as _;
 
 use super::format::{HEADER_BYTES, Header, RECORD_BYTES, Record, RecordStart};
 use super::{Frame, Heading, Start};
+use crate::digest::FrameDigest;
 use crate::index::codec::pack_window;
 
 /// Writes the frames of one layer, in order.
@@ -18,6 +19,10 @@ pub struct FramesWriter {
     table: Vec<u8>,
     frames: u32,
 }
+
+/// The digest of one frame after another, while their bytes go by.
+#[derive(Debug, Default)]
+pub struct FrameHasher(blake3::Hasher);
 
 // === impl FramesWriter ===
 
@@ -60,5 +65,20 @@ impl FramesWriter {
         let file = self.file.into_inner().map_err(io::IntoInnerError::into_error)?;
         let header = Header { heading: *heading, table_at: self.at, frames: self.frames };
         file.write_all_at(&header.bytes(&self.table), 0)
+    }
+}
+
+// === impl FrameHasher ===
+
+impl FrameHasher {
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The digest of what went by since the last call.
+    pub fn take(&mut self) -> FrameDigest {
+        let digest = FrameDigest(*self.0.finalize().as_bytes());
+        self.0.reset();
+        digest
     }
 }
