@@ -54,9 +54,9 @@ deny:
 	tests/deny.sh
 
 # Each parser of outside bytes, one after the other: make fuzz SECONDS=60
-SECONDS_EACH ?= 60
+SECONDS ?= 60
 fuzz:
-	tests/fuzz.sh $(SECONDS_EACH)
+	tests/fuzz.sh $(SECONDS)
 
 bench: packages build
 	benches/run.py

@@ -25,5 +25,5 @@ if [ -n "$missing" ]; then
     # shellcheck disable=SC2086 # a list of words
     apt-get install -y -q --no-install-recommends $missing >/dev/null || { apt-get update -q; apt-get install -y -q --no-install-recommends $missing; }
 fi
-command -v cargo >/dev/null || { echo "packages.sh: no Rust toolchain: see rust-toolchain.toml and https://rustup.rs" >&2; exit 1; }
+command -v cargo >/dev/null || { echo "packages.sh: no Rust toolchain (1.90 or newer): see https://rustup.rs" >&2; exit 1; }
 "$here/tests/erofs-utils.sh"
