@@ -3,6 +3,10 @@
 //! `format` holds the structures on disk, `write` makes an image, `read` serves from one (mapped, never
 //! parsed), `show` prints one for people, and `draft` is a layer's tree while its tar goes by.
 
+pub mod format;
+pub mod read;
+pub mod write;
+
 /// A node of one layer's tree: its place in the image in units of 32 bytes (the EROFS `nid`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Nid(pub u32);
