@@ -10,12 +10,12 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 export LC_ALL=C
 
-list() { # one line a name: everything stat tells
+list() ( # one line a name: everything stat tells
     cd "$1"
     find . -mindepth 1 \( -type d -printf '%p|d|%m|%U:%G|%T@\n' \) -o \
         \( -type l -printf '%p|l|%U:%G|%T@|%n|%l\n' \) -o \
         \( -type f -printf '%p|f|%m|%U:%G|%T@|%n|%s\n' \) -o -printf '%p|%y|%m|%U:%G|%T@|%n\n' | sort
-}
+)
 devices() { (cd "$1" && find . \( -type b -o -type c \) -exec stat -c '%n %t:%T' {} + | sort); }
 attributes() { (cd "$1" && getfattr -R -P -h -d -m - -e hex . 2>/dev/null); }
 one_file() { # groups of names with one inode, by their first name
