@@ -4,5 +4,6 @@ pub mod blob;
 pub mod digest;
 pub mod flight;
 pub mod index;
+pub mod store;
 pub mod sync;
 pub mod sys;

@@ -1,0 +1,445 @@
+//! The store's database: the only place that knows it is sled.
+//!
+//! Every method that changes something returns after the change is on disk. Reads and writes are small and rare
+//! (one a layer, one an image, one a mount), so one lock around it all is enough.
+
+use std::fs;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::digest::{Digest, LayerDigest};
+use crate::store::StoreError;
+use crate::store::layout::Layout;
+use crate::store::records::{ImageRecord, LayerRecord, RecordError};
+use crate::sync::Mutex;
+use crate::sys::file;
+
+/// Version of the database's trees and keys.
+const VERSION: u32 = 1;
+
+/// sled's own cache; its default of 1 GiB is for another kind of program.
+const CACHE_BYTES: u64 = 4 << 20;
+
+/// How long sled's worker threads may take to let go of a database that was just closed.
+const CLOSING: Duration = Duration::from_secs(10);
+
+/// Numbers run from 1 up to this. A node id has 31 bits for a layer and 23 for a view (see `view`).
+const LAYER_SLOTS: u32 = 1 << 31;
+const VIEW_SLOTS: u32 = 1 << 23;
+
+/// A database that replaces a lost one begins in the next of so many parts of the numbers, so that it hands out none
+/// that the lost one did: node ids in a living kernel connection are made of them.
+const PARTS: u32 = 16;
+
+pub(super) struct Db {
+    layout: Layout,
+    /// Empty after an I/O error, such as a full disk: sled refuses all work from then on, so the next call opens it
+    /// again.
+    trees: Mutex<Option<Trees>>,
+}
+
+/// What is read of a database when it is opened.
+pub(super) struct Opened {
+    pub(super) db: Db,
+    pub(super) layers: Vec<(LayerDigest, LayerRecord)>,
+    /// Why the database before this one was moved aside, if it was.
+    pub(super) lost: Option<String>,
+}
+
+struct Trees {
+    /// `version`, `next-layer-slot`, `next-view-slot`: 4 bytes little-endian each.
+    meta: sled::Tree,
+    /// By the layer's digest, 32 bytes.
+    layers: sled::Tree,
+    /// By reference, a zero byte, platform.
+    images: sled::Tree,
+    db: sled::Db,
+}
+
+/// A counter in `meta`.
+#[derive(Clone, Copy)]
+enum Counter {
+    Layer,
+    View,
+}
+
+/// Why a database cannot be used.
+enum Trouble {
+    /// It is the database's fault: start anew.
+    Broken(String),
+    /// It is somebody else's: try again later.
+    Failed(StoreError),
+}
+
+// === impl Db ===
+
+impl Db {
+    /// Opens the database under the root. One that cannot be read is moved aside and replaced by an empty one: all it
+    /// holds can be had again from the layers' directories and the registry.
+    pub(super) fn open(layout: &Layout) -> Result<Opened, StoreError> {
+        let path = layout.db();
+        let existed = path.exists();
+        let opened = Trees::open(&path).and_then(|trees| match trees.version()? {
+            None if existed => Err(Trouble::Broken("it has no version".to_owned())),
+            None => trees.found(first_part(layout)).map(|()| (trees, Vec::new())),
+            Some(has) if has > VERSION => {
+                Err(Trouble::Failed(StoreError::Newer { root: layout.root().to_path_buf(), has, known: VERSION }))
+            }
+            Some(_) => trees.read_all().map(|layers| (trees, layers)),
+        });
+        let (trees, layers, lost) = match opened {
+            Ok((trees, layers)) => (trees, layers, None),
+            Err(Trouble::Failed(error)) => return Err(error),
+            Err(Trouble::Broken(cause)) => (replace(layout, &path)?, Vec::new(), Some(cause)),
+        };
+        let db = Self { layout: layout.clone(), trees: Mutex::new(Some(trees)) };
+        Ok(Opened { db, layers, lost })
+    }
+
+    /// Records a layer under a slot of its own, never used before.
+    pub(super) fn add_layer(
+        &self,
+        digest: &LayerDigest,
+        record: impl Fn(u32) -> LayerRecord,
+    ) -> Result<u32, StoreError> {
+        let slot = self.next(Counter::Layer)?;
+        self.put_layer(digest, &record(slot))?;
+        Ok(slot)
+    }
+
+    pub(super) fn put_layer(&self, digest: &LayerDigest, record: &LayerRecord) -> Result<(), StoreError> {
+        self.change(|trees| trees.layers.insert(digest.0.as_bytes(), record.encode()).map(drop))
+    }
+
+    pub(super) fn remove_layer(&self, digest: &LayerDigest) -> Result<(), StoreError> {
+        self.change(|trees| trees.layers.remove(digest.0.as_bytes()).map(drop))
+    }
+
+    pub(super) fn new_view_slot(&self) -> Result<u32, StoreError> {
+        self.next(Counter::View)
+    }
+
+    pub(super) fn put_image(&self, image: &ImageRecord) -> Result<(), StoreError> {
+        let key = image_key(&image.reference, &image.platform);
+        self.change(|trees| trees.images.insert(key, image.encode()).map(drop))
+    }
+
+    pub(super) fn remove_image(&self, reference: &str, platform: &str) -> Result<(), StoreError> {
+        self.change(|trees| trees.images.remove(image_key(reference, platform)).map(drop))
+    }
+
+    pub(super) fn image(&self, reference: &str, platform: &str) -> Result<Option<ImageRecord>, StoreError> {
+        let found = self.with(|trees| trees.images.get(image_key(reference, platform)))?;
+        found.map(|bytes| ImageRecord::decode(&bytes)).transpose().map_err(|error| self.bad_record(error))
+    }
+
+    pub(super) fn images(&self) -> Result<Vec<ImageRecord>, StoreError> {
+        let found = self.with(|trees| trees.images.iter().values().collect::<Result<Vec<_>, _>>())?;
+        let records = found.iter().map(|bytes| ImageRecord::decode(bytes)).collect::<Result<_, _>>();
+        records.map_err(|error| self.bad_record(error))
+    }
+
+    /// The counter's next number, durably: it is never handed out again.
+    fn next(&self, counter: Counter) -> Result<u32, StoreError> {
+        let number = self.with(|trees| trees.counter(counter))?;
+        if number >= counter.end() {
+            return Err(StoreError::NoSlots { root: self.layout.root().to_path_buf(), kind: counter.kind() });
+        }
+        self.change(|trees| trees.meta.insert(counter.key(), &(number + 1).to_le_bytes()).map(drop))?;
+        Ok(number)
+    }
+
+    /// Changes something, and returns when it is on disk.
+    fn change(&self, act: impl FnOnce(&Trees) -> sled::Result<()>) -> Result<(), StoreError> {
+        self.with(|trees| act(trees).and_then(|()| trees.db.flush()).map(drop))
+    }
+
+    fn with<R>(&self, act: impl FnOnce(&Trees) -> sled::Result<R>) -> Result<R, StoreError> {
+        let path = self.layout.db();
+        let mut opened = self.trees.lock();
+        let trees = match opened.take() {
+            Some(trees) => trees,
+            None => Trees::open(&path).map_err(|trouble| trouble.into_error(&path))?,
+        };
+        let result = act(&trees).map_err(|error| failure(error, &path))?; // drops the trees
+        *opened = Some(trees);
+        Ok(result)
+    }
+
+    fn bad_record(&self, error: RecordError) -> StoreError {
+        StoreError::Database { path: self.layout.db(), source: error.into() }
+    }
+}
+
+/// Moves the database at `path` aside and starts an empty one.
+fn replace(layout: &Layout, path: &Path) -> Result<Trees, StoreError> {
+    let aside = layout.broken_db(broken_count(layout));
+    fs::rename(path, &aside).map_err(StoreError::io("move aside the database", path))?;
+    let into_error = |trouble: Trouble| trouble.into_error(path);
+    let trees = Trees::open(path).map_err(into_error)?;
+    trees.found(first_part(layout)).map_err(into_error)?;
+    file::sync_directory(layout.root()).map_err(StoreError::io("sync", layout.root()))?;
+    Ok(trees)
+}
+
+/// How many databases lie moved aside under the root.
+fn broken_count(layout: &Layout) -> u32 {
+    (0..u32::MAX).find(|number| !layout.broken_db(*number).exists()).unwrap_or(u32::MAX)
+}
+
+/// The part of the numbers in which a new database begins.
+fn first_part(layout: &Layout) -> u32 {
+    broken_count(layout) % PARTS
+}
+
+fn image_key(reference: &str, platform: &str) -> Vec<u8> {
+    [reference.as_bytes(), b"\0", platform.as_bytes()].concat()
+}
+
+// === impl Trees ===
+
+impl Trees {
+    fn open(path: &Path) -> Result<Self, Trouble> {
+        let give_up = Instant::now() + CLOSING;
+        let db = loop {
+            // sled panics on some damage where it could return an error.
+            let opening = || {
+                // We flush what must last; sled's own timer would only add a thread.
+                sled::Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(None).open()
+            };
+            match catch_unwind(AssertUnwindSafe(opening)) {
+                Ok(Ok(db)) => break db,
+                Ok(Err(error)) if is_closing(&error) && Instant::now() < give_up => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                Ok(Err(error)) => return Err(Trouble::of(error, path)),
+                Err(_panic) => return Err(Trouble::Broken("reading it panicked".to_owned())),
+            }
+        };
+        let tree = |name| db.open_tree(name).map_err(|error| Trouble::of(error, path));
+        Ok(Self { meta: tree("meta")?, layers: tree("layers")?, images: tree("images")?, db })
+    }
+
+    /// Makes an empty database one of ours.
+    fn found(&self, part: u32) -> Result<(), Trouble> {
+        let write = || {
+            for counter in [Counter::Layer, Counter::View] {
+                let first = (part * (counter.end() / PARTS)).max(1);
+                self.meta.insert(counter.key(), &first.to_le_bytes())?;
+            }
+            self.db.flush()?;
+            self.meta.insert("version", &VERSION.to_le_bytes())?;
+            self.db.flush()
+        };
+        write().map(drop).map_err(|error| Trouble::of(error, Path::new("db")))
+    }
+
+    fn version(&self) -> Result<Option<u32>, Trouble> {
+        self.number("version").map_err(|error| Trouble::of(error, Path::new("db")))
+    }
+
+    fn counter(&self, counter: Counter) -> sled::Result<u32> {
+        Ok(self.number(counter.key())?.unwrap_or(1).max(1))
+    }
+
+    fn number(&self, key: &str) -> sled::Result<Option<u32>> {
+        let bytes = self.meta.get(key)?;
+        let damaged = |_| sled::Error::ReportableBug(format!("{key} is not 4 bytes"));
+        bytes.map(|bytes| bytes.as_ref().try_into().map(u32::from_le_bytes).map_err(damaged)).transpose()
+    }
+
+    /// Reads everything once, so that damage shows now and not in the middle of a mount.
+    fn read_all(&self) -> Result<Vec<(LayerDigest, LayerRecord)>, Trouble> {
+        let reading = || -> Result<_, Trouble> {
+            let of = |error| Trouble::of(error, Path::new("db"));
+            let mut layers = Vec::new();
+            for item in &self.layers {
+                let (key, value) = item.map_err(of)?;
+                let key = key.as_ref().try_into().map_err(|_| RecordError::Field)?;
+                layers.push((LayerDigest(Digest::from_bytes(key)), LayerRecord::decode(&value)?));
+            }
+            for item in &self.images {
+                ImageRecord::decode(&item.map_err(of)?.1)?;
+            }
+            let next = self.counter(Counter::Layer).map_err(of)?;
+            self.counter(Counter::View).map_err(of)?;
+            if layers.iter().any(|(_, record)| record.slot >= next) {
+                return Err(Trouble::Broken("a layer has a number that was not handed out yet".to_owned()));
+            }
+            Ok(layers)
+        };
+        catch_unwind(AssertUnwindSafe(reading))
+            .unwrap_or_else(|_panic| Err(Trouble::Broken("reading it panicked".to_owned())))
+    }
+}
+
+// === impl Counter ===
+
+impl Counter {
+    fn key(self) -> &'static str {
+        match self {
+            Self::Layer => "next-layer-slot",
+            Self::View => "next-view-slot",
+        }
+    }
+
+    fn kind(self) -> &'static str {
+        match self {
+            Self::Layer => "layer",
+            Self::View => "view",
+        }
+    }
+
+    fn end(self) -> u32 {
+        match self {
+            Self::Layer => LAYER_SLOTS,
+            Self::View => VIEW_SLOTS,
+        }
+    }
+}
+
+// === impl Trouble ===
+
+impl Trouble {
+    fn of(error: sled::Error, path: &Path) -> Self {
+        match &error {
+            sled::Error::Io(source)
+                if !matches!(source.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData) =>
+            {
+                Self::Failed(failure(error, path))
+            }
+            _ => Self::Broken(error.to_string()),
+        }
+    }
+
+    fn into_error(self, path: &Path) -> StoreError {
+        match self {
+            Self::Broken(cause) => StoreError::DatabaseBroken { path: path.to_path_buf(), cause },
+            Self::Failed(error) => error,
+        }
+    }
+}
+
+impl From<RecordError> for Trouble {
+    fn from(error: RecordError) -> Self {
+        Self::Broken(error.to_string())
+    }
+}
+
+fn failure(error: sled::Error, path: &Path) -> StoreError {
+    match error {
+        sled::Error::Io(source) => StoreError::io("use the database", path)(source),
+        other => StoreError::Database { path: path.to_path_buf(), source: other.into() },
+    }
+}
+
+/// Whether sled found its own lock taken. Another process cannot hold it, since we hold the root's: it is a thread of
+/// the database that this process just closed.
+fn is_closing(error: &sled::Error) -> bool {
+    matches!(error, sled::Error::Io(source) if source.to_string().starts_with("could not acquire lock"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::blob::Origin;
+
+    fn open(root: &Path) -> Opened {
+        Db::open(&Layout::new(root)).unwrap()
+    }
+
+    fn digest(name: &str) -> LayerDigest {
+        LayerDigest(Digest::of(name.as_bytes()))
+    }
+
+    fn record(slot: u32) -> LayerRecord {
+        LayerRecord { slot, origin: Some(Origin("oci:/images".into())) }
+    }
+
+    fn image(reference: &str) -> ImageRecord {
+        ImageRecord {
+            reference: reference.into(),
+            platform: "linux/amd64".into(),
+            manifest_digest: Digest::of(reference.as_bytes()),
+            manifest: vec![b'm'; 3 << 20],
+            config: b"{}".to_vec(),
+            origin: Origin("oci:/images".into()),
+            seen_at_secs: 1,
+        }
+    }
+
+    #[test]
+    fn numbers_are_never_handed_out_twice_not_even_those_of_removed_layers() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = open(dir.path()).db;
+        assert_eq!(db.add_layer(&digest("a"), record).unwrap(), 1);
+        assert_eq!(db.add_layer(&digest("b"), record).unwrap(), 2);
+        assert_eq!((db.new_view_slot().unwrap(), db.new_view_slot().unwrap()), (1, 2));
+        db.remove_layer(&digest("b")).unwrap();
+        drop(db);
+        let again = open(dir.path());
+        assert!(again.lost.is_none());
+        assert_eq!(again.layers, [(digest("a"), record(1))]);
+        assert_eq!(again.db.add_layer(&digest("b"), record).unwrap(), 3);
+        assert_eq!(again.db.new_view_slot().unwrap(), 3);
+    }
+
+    #[test]
+    fn images_are_found_by_reference_and_platform_after_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = open(dir.path()).db;
+        db.put_image(&image("redis:7")).unwrap();
+        db.put_image(&image("redis:70")).unwrap();
+        drop(db);
+        let db = open(dir.path()).db;
+        assert_eq!(db.image("redis:7", "linux/amd64").unwrap(), Some(image("redis:7")));
+        assert_eq!(db.image("redis:7", "linux/arm64").unwrap(), None);
+        assert_eq!(db.images().unwrap().len(), 2);
+        db.remove_image("redis:7", "linux/amd64").unwrap();
+        assert_eq!(db.images().unwrap(), [image("redis:70")]);
+    }
+
+    #[test]
+    fn a_database_of_a_newer_program_is_refused_and_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = open(dir.path()).db;
+        db.change(|trees| trees.meta.insert("version", &2u32.to_le_bytes()).map(drop)).unwrap();
+        drop(db);
+        let refused = Db::open(&Layout::new(dir.path())).map(drop).unwrap_err();
+        assert!(matches!(refused, StoreError::Newer { has: 2, known: 1, .. }), "{refused}");
+        assert!(!dir.path().join("db.broken-0").exists());
+    }
+
+    #[test]
+    fn a_database_of_garbage_is_moved_aside_and_its_numbers_are_not_used_again() {
+        let dir = tempfile::tempdir().unwrap();
+        for round in 0..3u32 {
+            let opened = open(dir.path());
+            assert_eq!(opened.lost.is_some(), round > 0, "round {round}: {:?}", opened.lost);
+            let first = (round * (LAYER_SLOTS / PARTS)).max(1);
+            assert_eq!(opened.db.add_layer(&digest("a"), record).unwrap(), first);
+            drop(opened);
+            let files = walk(&dir.path().join("db"));
+            files.iter().for_each(|path| fs::write(path, vec![0x5a; 700_000]).unwrap());
+        }
+        assert!(dir.path().join("db.broken-1").exists());
+    }
+
+    #[test]
+    fn a_database_cut_to_nothing_is_a_lost_one() {
+        let dir = tempfile::tempdir().unwrap();
+        open(dir.path()).db.add_layer(&digest("a"), record).unwrap();
+        fs::write(dir.path().join("db").join("db"), b"").unwrap();
+        let opened = open(dir.path());
+        assert!(opened.lost.is_some());
+        assert_eq!(opened.layers, []);
+    }
+
+    /// The files below a directory.
+    fn walk(dir: &Path) -> Vec<std::path::PathBuf> {
+        let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+        entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
+    }
+}

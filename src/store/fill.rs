@@ -1,0 +1,305 @@
+//! Making frames resident: fetch, decode, check, write, mark. One flight a frame, one request for neighbours.
+//!
+//! A byte goes into the data file only after its frame's digest matched, so a fill that is cancelled, or fails, or
+//! dies half way can leave a frame half written but never wrong.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write as _};
+use std::ops::Range;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::{BoxFuture, FutureExt as _, Shared as SharedFuture};
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+
+use crate::blob::BlobError;
+use crate::digest::{Checked, FrameHashing, LayerDigest, Mismatch, check_frame};
+use crate::flight::Failed;
+use crate::index::codec::{self, DecodeError};
+use crate::index::frames::{Frame, FrameId, FramesError};
+use crate::store::layer::Layer;
+use crate::store::source::Pieces;
+use crate::sync::atomic::Ordering;
+use crate::sync::{Arc, spawn};
+use crate::sys::file;
+
+/// Neighbouring frames are fetched in one request up to so many bytes of blob: enough to make the round trip small
+/// beside the transfer, small enough to hold a few of them in memory.
+const REQUEST_BYTES_MAX: u64 = 4 << 20;
+
+/// Frames up to this size, packed and unpacked, pass through memory; larger ones through an unnamed file.
+const IN_MEMORY_BYTES_MAX: u64 = 8 << 20;
+
+/// How many requests one call has under way.
+const REQUESTS_OF_A_CALL: usize = 4;
+
+/// A large frame is fetched in requests of this size, with at most this many waiting to be decoded.
+const PIECE_BYTES: u64 = 1 << 20;
+const PIECES_WAITING: usize = 2;
+
+/// Residency is written down so long after a fill: a crash costs fetching what was filled since then once more.
+const SYNC_DELAY: Duration = Duration::from_secs(5);
+
+/// Why frames could not be made resident. The layer stays as it was, and the next call tries again.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum FillError {
+    #[error(
+        "bytes of layer {layer} are needed that are not on disk, and no image says where to fetch them: pull one that has it"
+    )]
+    NoOrigin { layer: LayerDigest },
+    #[error("cannot fetch bytes of layer {layer}")]
+    Blob { layer: LayerDigest, source: BlobError },
+    #[error("cannot unpack frame {frame} of layer {layer}")]
+    Decode { layer: LayerDigest, frame: u32, source: Arc<DecodeError> },
+    #[error("frame {frame} of layer {layer} is not what it was when it was scanned; its source sends other bytes now")]
+    Mismatch { layer: LayerDigest, frame: u32, source: Mismatch },
+    #[error("the disk is full: frame {frame} of layer {layer} cannot be kept; free some space")]
+    Full { layer: LayerDigest, frame: u32, source: Arc<io::Error> },
+    #[error("cannot write frame {frame} of layer {layer}")]
+    Io { layer: LayerDigest, frame: u32, source: Arc<io::Error> },
+    #[error("the index of layer {layer} cannot be used; `oncefs check --repair` removes it, and it is made again")]
+    Index { layer: LayerDigest, source: Arc<FramesError> },
+    #[error("oncefs is stopping")]
+    Stopping,
+}
+
+/// What [`Layer::fill`] fails with; everybody who waited for the same frame gets the same.
+pub type FillFailed = Failed<FillError>;
+
+/// Source bytes of neighbouring frames, and the right to hold them in memory.
+#[derive(Clone)]
+struct Fetched {
+    start: u64,
+    bytes: Bytes,
+    _permit: Arc<OwnedSemaphorePermit>,
+}
+
+type Fetching = SharedFuture<BoxFuture<'static, Result<Fetched, FillError>>>;
+
+/// A request that is being put together. Flights that need it wait for it from the start.
+struct Request {
+    fetching: Fetching,
+    range: Option<Range<u64>>,
+    sender: oneshot::Sender<Range<u64>>,
+}
+
+// === impl Request ===
+
+impl Request {
+    fn new(layer: Arc<Layer>) -> Self {
+        let (sender, range) = oneshot::channel::<Range<u64>>();
+        let fetching = async move {
+            let range = range.await.map_err(|_| FillError::Stopping)?;
+            let permit = layer.shared.fetches.clone().acquire_owned().await.map_err(|_| FillError::Stopping)?;
+            let bytes = layer.fetch(range.clone()).await?;
+            Ok(Fetched { start: range.start, bytes, _permit: Arc::new(permit) })
+        };
+        Self { fetching: fetching.boxed().shared(), range: None, sender }
+    }
+
+    /// Asks for the source of one frame more, the one after those it asks for already.
+    fn extend(&mut self, source: Range<u64>) {
+        let start = self.range.as_ref().map_or(source.start, |range| range.start);
+        self.range = Some(start..source.end);
+    }
+
+    fn send(self) {
+        if let Some(range) = self.range {
+            let _ = self.sender.send(range); // nobody listens if every flight was left in the meantime
+        }
+    }
+}
+
+// === impl Layer ===
+
+impl Layer {
+    /// Returns when every frame of `frames` was resident; one that is dropped again right away is the reader's to ask
+    /// for again. Must be called inside a runtime. Dropping it gives up what nobody else waits for.
+    pub async fn fill(self: &Arc<Self>, frames: Range<u32>) -> Result<(), FillFailed> {
+        let requests = self.plan(frames).map_err(|error| Failed::Work(Arc::new(error)))?;
+        let filling = stream::iter(requests).map(|frames| self.fill_together(frames));
+        filling.buffer_unordered(REQUESTS_OF_A_CALL).try_collect().await
+    }
+
+    /// The frames of `frames` that are not resident, neighbours together as far as one request may go.
+    fn plan(&self, frames: Range<u32>) -> Result<Vec<Range<u32>>, FillError> {
+        let mut requests: Vec<(Range<u32>, Range<u64>)> = Vec::new();
+        for frame in (frames.start..frames.end.min(self.frames().len())).filter(|frame| !self.is_resident(*frame)) {
+            let source = self.frames().source_range(FrameId(frame)).map_err(|error| self.index_error(error))?;
+            match requests.last_mut() {
+                Some((frames, bytes)) if frames.end == frame && source.end - bytes.start <= REQUEST_BYTES_MAX => {
+                    frames.end += 1;
+                    bytes.end = source.end;
+                }
+                _ => requests.push((frame..frame + 1, source)),
+            }
+        }
+        Ok(requests.into_iter().map(|(frames, _)| frames).collect())
+    }
+
+    /// Joins the flights of neighbouring frames. Those that nobody fills yet share requests, each for frames without
+    /// a gap, so that no byte is asked for twice.
+    async fn fill_together(self: &Arc<Self>, frames: Range<u32>) -> Result<(), FillFailed> {
+        let failed = |error| Failed::Work(Arc::new(self.index_error(error)));
+        let (mut tickets, mut open) = (Vec::new(), None);
+        for frame in frames {
+            let source = self.frames().source_range(FrameId(frame)).map_err(failed)?;
+            let data = self.frames().data_range(FrameId(frame)).map_err(failed)?;
+            let mut request = open.take().unwrap_or_else(|| Request::new(self.clone()));
+            let mut wanted = false;
+            tickets.push(self.shared.fills.join((self.slot(), frame), || {
+                // A large frame fetches for itself; a resident one became so after it was planned for.
+                wanted = !is_large(&source, &data) && !self.is_resident(frame);
+                self.clone().fill_one(frame, request.fetching.clone())
+            }));
+            if wanted {
+                request.extend(source);
+                open = Some(request);
+            } else {
+                request.send();
+            }
+        }
+        if let Some(request) = open {
+            request.send();
+        }
+        futures::future::try_join_all(tickets).await.map(drop)
+    }
+
+    /// The work of one frame's flight.
+    async fn fill_one(self: Arc<Self>, id: u32, fetching: Fetching) -> Result<(), FillError> {
+        if self.is_resident(id) {
+            return Ok(()); // it became so after the caller looked
+        }
+        let frame = self.frames().get(FrameId(id)).map_err(|error| self.index_error(error))?;
+        let filled = if is_large(&frame.source, &frame.data) {
+            drop(fetching);
+            self.fill_large(id, frame).await
+        } else {
+            let fetched = fetching.await?;
+            let permit = self.shared.decodes.clone().acquire_owned().await.map_err(|_| FillError::Stopping)?;
+            let layer = self.clone();
+            blocking(move || {
+                let _until_the_end = permit; // also when nobody waits any more
+                layer.keep_small(id, &frame, &fetched)
+            })
+            .await
+        };
+        match &filled {
+            Ok(()) => self.sync_soon(),
+            // Bytes that are not the layer's: whoever sent them is not asked again without being looked up anew.
+            Err(FillError::Decode { .. } | FillError::Mismatch { .. }) => *self.blob.lock().await = None,
+            Err(_) => {}
+        }
+        filled
+    }
+
+    /// Decodes and checks a frame in memory, and keeps it.
+    fn keep_small(&self, id: u32, frame: &Frame, fetched: &Fetched) -> Result<(), FillError> {
+        let place = |at: u64| at.checked_sub(fetched.start).and_then(|at| usize::try_from(at).ok());
+        let place = place(frame.source.start).zip(place(frame.source.end));
+        let mut source = place.and_then(|(start, end)| fetched.bytes.get(start..end)).unwrap_or_default();
+        let mut data = Vec::with_capacity(length(&frame.data) as usize);
+        codec::decode(frame, &mut source, &mut data).map_err(|error| self.decode_error(id, error))?;
+        let data = check_frame(data, &frame.digest).map_err(|error| self.mismatch(id, error))?;
+        self.keep_bytes(id, frame.data.start, &data).map_err(|error| self.write_error(id, error))
+    }
+
+    /// Fetches a frame piece by piece, decodes and checks it into an unnamed file, and keeps it from there.
+    async fn fill_large(self: &Arc<Self>, id: u32, frame: Frame) -> Result<(), FillError> {
+        let permit = self.shared.fetches.clone().acquire_owned().await.map_err(|_| FillError::Stopping)?;
+        let (pieces, source) = mpsc::channel(PIECES_WAITING);
+        let (layer, range) = (self.clone(), frame.source.clone());
+        let keeping = blocking(move || {
+            let _until_the_end = permit;
+            let checked = layer.unpack_large(id, &frame, &mut Pieces::new(source))?;
+            layer.keep_file(id, &frame.data, &checked).map_err(|error| layer.write_error(id, error))
+        });
+        let sending = async {
+            let mut at = range.start;
+            while at < range.end {
+                let end = range.end.min(at + PIECE_BYTES);
+                if pieces.send(self.fetch(at..end).await?).await.is_err() {
+                    break; // the decoder gave up, and says why
+                }
+                at = end;
+            }
+            drop(pieces);
+            Ok(())
+        };
+        let (sent, kept) = futures::future::join(sending, keeping).await;
+        sent.and(kept) // a source that failed is why the decoder did
+    }
+
+    fn unpack_large(&self, id: u32, frame: &Frame, source: &mut Pieces) -> Result<Checked<BufWriter<File>>, FillError> {
+        let unnamed = file::unnamed(self.shared.layout.root()).map_err(|error| self.write_error(id, error))?;
+        let mut hashing = FrameHashing::new(BufWriter::with_capacity(PIECE_BYTES as usize, unnamed));
+        codec::decode(frame, source, &mut hashing).map_err(|error| self.decode_error(id, error))?;
+        hashing.flush().map_err(|error| self.write_error(id, error))?;
+        hashing.finish(&frame.digest).map_err(|error| self.mismatch(id, error))
+    }
+
+    /// Sees to it that residency is written down in a while.
+    fn sync_soon(self: &Arc<Self>) {
+        if self.sync_awaited.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let layer = Arc::downgrade(self); // a store that is closed meanwhile has written it down itself
+        spawn(async move {
+            tokio::time::sleep(SYNC_DELAY).await;
+            let Some(layer) = layer.upgrade() else { return };
+            layer.sync_awaited.store(false, Ordering::Release);
+            let digest = layer.digest();
+            if let Ok(Err(error)) = tokio::task::spawn_blocking(move || layer.sync()).await {
+                tracing::warn!(layer = %digest, %error, "residency was not written down; a restart fetches again");
+            }
+        });
+    }
+}
+
+// === what went wrong ===
+
+impl Layer {
+    fn index_error(&self, error: FramesError) -> FillError {
+        FillError::Index { layer: self.digest(), source: Arc::new(error) }
+    }
+
+    fn decode_error(&self, frame: u32, error: DecodeError) -> FillError {
+        match error {
+            DecodeError::Write(error) => self.write_error(frame, error),
+            other => FillError::Decode { layer: self.digest(), frame, source: Arc::new(other) },
+        }
+    }
+
+    fn mismatch(&self, frame: u32, source: Mismatch) -> FillError {
+        FillError::Mismatch { layer: self.digest(), frame, source }
+    }
+
+    fn write_error(&self, frame: u32, error: io::Error) -> FillError {
+        let (layer, kind, source) = (self.digest(), error.kind(), Arc::new(error));
+        match kind {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => FillError::Full { layer, frame, source },
+            _ => FillError::Io { layer, frame, source },
+        }
+    }
+}
+
+/// Runs what blocks where it may. A panic goes on to the flight, which makes it everybody's error.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, FillError> + Send + 'static,
+) -> Result<T, FillError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_stopping) => Err(FillError::Stopping),
+    }
+}
+
+/// Whether a frame passes through a file instead of memory; it is not fetched together with others either.
+fn is_large(source: &Range<u64>, data: &Range<u64>) -> bool {
+    length(source).max(length(data)) > IN_MEMORY_BYTES_MAX
+}
+
+fn length(range: &Range<u64>) -> u64 {
+    range.end.saturating_sub(range.start)
+}

@@ -1,0 +1,275 @@
+//! One finished layer: its four files, open.
+//!
+//! Reads never wait for the network and take no lock. Bytes get into the data file through `fill` alone once the
+//! layer is in the store.
+
+use std::fs::File;
+use std::io::{self, BufWriter};
+use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+use crate::blob::{Blob, Origin};
+use crate::digest::{Checked, DiffId, LayerDigest};
+use crate::index::frames::{FrameId, Frames, FramesError};
+use crate::index::tree::read::Tree;
+use crate::store::layout::{DATA, FRAMES, Layout, RESIDENT, TREE};
+use crate::store::resident::{Era, Resident, ResidentError};
+use crate::store::{Shared, StoreError};
+use crate::sync::atomic::AtomicBool;
+use crate::sync::{Arc, Mutex};
+use crate::sys::file;
+
+/// A layer of the store, cheap to share and safe to keep: it reads on, and fills on, after it was removed.
+pub struct Layer {
+    digest: LayerDigest,
+    slot: u32,
+    directory: PathBuf,
+    data: File,
+    tree: Arc<Tree>,
+    frames: Frames,
+    resident: Resident,
+    origin: Mutex<Option<Origin>>,
+    /// The blob that frames are fetched from, once one was; empty again after it failed.
+    pub(super) blob: tokio::sync::Mutex<Option<Arc<dyn Blob>>>,
+    /// Whether somebody will write the bitmap soon.
+    pub(super) sync_awaited: AtomicBool,
+    pub(super) shared: Arc<Shared>,
+}
+
+/// Why a read gave nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// Fill these frames, then read again. Some of them may be resident.
+    #[error("frames {frames:?} of the layer are not resident")]
+    NotResident { frames: Range<u32> },
+    #[error("bytes {at}.. of layer {layer} were asked for, its data file ends before them")]
+    Beyond { layer: LayerDigest, at: u64 },
+    #[error("cannot read the data file of layer {layer}")]
+    Io { layer: LayerDigest, source: io::Error },
+}
+
+impl Layer {
+    /// Opens the layer in its place. `Damaged` means that the files are at fault, and no retry will help.
+    pub(super) fn open(
+        digest: LayerDigest,
+        slot: u32,
+        origin: Option<Origin>,
+        shared: Arc<Shared>,
+    ) -> Result<Self, StoreError> {
+        let directory = shared.layout.layer(&digest);
+        let damaged = |cause: String| StoreError::Damaged { layer: digest, cause };
+        let frames = Frames::open(&open_file(&directory, FRAMES)?);
+        let frames = frames.map_err(|error| match error {
+            FramesError::Io(source) => StoreError::io("read", &directory.join(FRAMES))(source),
+            other => damaged(other.to_string()),
+        })?;
+        if frames.heading().layer != digest {
+            return Err(damaged(format!("they are those of {}", frames.heading().layer)));
+        }
+        let tree = Tree::open(&open_file(&directory, TREE)?).map_err(|error| damaged(error.to_string()))?;
+        if tree.diff_id() != frames.heading().diff_id {
+            return Err(damaged(format!("the tree is that of {}", tree.diff_id())));
+        }
+        if origin.is_none() {
+            tree.check().map_err(|error| damaged(error.to_string()))?; // no record vouches for it
+        }
+        let data = open_file(&directory, DATA)?;
+        let length = data.metadata().map_err(StoreError::io("read", &directory.join(DATA)))?.len();
+        if length < frames.heading().data_bytes {
+            return Err(damaged(format!("data has {length} bytes instead of {}", frames.heading().data_bytes)));
+        }
+        let resident = open_resident(&directory, digest, frames.len())?;
+        Ok(Self {
+            digest,
+            slot,
+            directory,
+            data,
+            tree: Arc::new(tree),
+            frames,
+            resident,
+            origin: Mutex::new(origin),
+            blob: tokio::sync::Mutex::new(None),
+            sync_awaited: AtomicBool::new(false),
+            shared,
+        })
+    }
+
+    pub fn digest(&self) -> LayerDigest {
+        self.digest
+    }
+
+    pub fn diff_id(&self) -> DiffId {
+        self.frames.heading().diff_id
+    }
+
+    /// The layer's number in node ids: no other layer of this root had it, or will.
+    pub fn slot(&self) -> u32 {
+        self.slot
+    }
+
+    pub fn tree(&self) -> &Arc<Tree> {
+        &self.tree
+    }
+
+    pub fn frames(&self) -> &Frames {
+        &self.frames
+    }
+
+    /// Where the layer's blob can be had again; unknown for a layer that no image has named since its record was lost.
+    pub fn origin(&self) -> Option<Origin> {
+        self.origin.lock().clone()
+    }
+
+    /// Bytes of the data file.
+    pub fn data_bytes(&self) -> u64 {
+        self.frames.heading().data_bytes
+    }
+
+    /// Bytes of the data file that can be read without fetching.
+    pub fn resident_bytes(&self) -> u64 {
+        if self.is_complete() {
+            return self.data_bytes();
+        }
+        let resident = (0..self.frames.len()).filter(|frame| self.resident.has(*frame));
+        let ranges = resident.filter_map(|frame| self.frames.data_range(FrameId(frame)).ok());
+        ranges.map(|range| range.end - range.start).sum()
+    }
+
+    /// Whether all of the layer is resident.
+    pub fn is_complete(&self) -> bool {
+        self.resident.all()
+    }
+
+    /// Reads the data file from `at` on; `out` is whole, or not to be looked at. Never waits for anything but the
+    /// disk, and takes no lock.
+    pub fn read_at(&self, at: u64, out: &mut [u8]) -> Result<(), ReadError> {
+        let end = at.checked_add(out.len() as u64).filter(|end| *end <= self.data_bytes());
+        let range = at..end.ok_or(ReadError::Beyond { layer: self.digest, at })?;
+        // Goes round only if frames were dropped while it read, which is rare.
+        loop {
+            let era = self.resident.era();
+            if !self.resident.all()
+                && let Some(frames) = self.resident.missing(self.frames.covering(range.clone()))
+            {
+                return Err(ReadError::NotResident { frames });
+            }
+            let read = self.data.read_exact_at(out, at);
+            read.map_err(|source| ReadError::Io { layer: self.digest, source })?;
+            if self.resident.is(era) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Gives the disk space of these frames back; who reads them again fetches them. They are forgotten on disk
+    /// before their bytes are taken away. Blocking.
+    pub fn drop_frames(&self, frames: Range<u32>) -> Result<(), StoreError> {
+        let punch = |frames: &[u32]| {
+            frames.iter().try_for_each(|frame| {
+                let range = self.frames.data_range(FrameId(*frame)).map_err(io::Error::other)?;
+                file::punch(&self.data, range)
+            })
+        };
+        let dropped = self.resident.drop_frames(frames, punch);
+        dropped.map_err(StoreError::io("drop frames of", &self.directory))
+    }
+
+    /// Writes down which frames are resident, so that a restart knows. Blocking.
+    pub(super) fn sync(&self) -> Result<(), StoreError> {
+        self.resident.sync(&self.data).map_err(StoreError::io("sync", &self.directory))
+    }
+
+    /// Whether the bitmap on disk is as it was last written.
+    pub(super) fn residency_is_written(&self) -> Result<bool, StoreError> {
+        self.resident.is_written().map_err(StoreError::io("read", &self.directory.join(RESIDENT)))
+    }
+
+    /// Writes the bitmap again as it was last written.
+    pub(super) fn write_residency(&self) -> Result<(), StoreError> {
+        self.resident.write_again().map_err(StoreError::io("write", &self.directory.join(RESIDENT)))
+    }
+
+    pub(super) fn set_origin(&self, origin: &Origin) {
+        *self.origin.lock() = Some(origin.clone());
+        // A blob of the old origin is not worth waiting for: who is using it goes on with it.
+        if let Ok(mut blob) = self.blob.try_lock() {
+            *blob = None;
+        }
+    }
+
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    pub(super) fn is_resident(&self, frame: u32) -> bool {
+        self.resident.has(frame)
+    }
+
+    pub(super) fn era(&self) -> Era {
+        self.resident.era()
+    }
+
+    pub(super) fn is_era(&self, era: Era) -> bool {
+        self.resident.is(era)
+    }
+
+    pub(super) fn data(&self) -> &File {
+        &self.data
+    }
+
+    /// Puts a frame from memory into the data file and makes it resident. This and [`Layer::keep_file`] are the only
+    /// doors, and open to checked bytes alone.
+    pub(super) fn keep_bytes(&self, frame: u32, at: u64, bytes: &Checked<Vec<u8>>) -> io::Result<()> {
+        self.keep(frame, || self.data.write_all_at(bytes.get(), at))
+    }
+
+    /// Puts the frame that `file` holds, `range` of the data file, into the data file and makes it resident.
+    pub(super) fn keep_file(&self, frame: u32, range: &Range<u64>, file: &Checked<BufWriter<File>>) -> io::Result<()> {
+        let from = file.get().get_ref();
+        self.keep(frame, || file::copy(from, &self.data, range.start, range.end - range.start))
+    }
+
+    fn keep(&self, frame: u32, write: impl Fn() -> io::Result<()>) -> io::Result<()> {
+        // Goes round only if frames were dropped while it wrote.
+        loop {
+            let era = self.resident.era_for_writing();
+            write()?;
+            if self.resident.mark(frame, era) {
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Layer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Layer").field("digest", &self.digest).field("slot", &self.slot).finish_non_exhaustive()
+    }
+}
+
+/// One of the layer's files, for reading, and the data file for writing too.
+fn open_file(directory: &Path, name: &str) -> Result<File, StoreError> {
+    let path = directory.join(name);
+    let writable = name == DATA || name == RESIDENT;
+    let opened = File::options().read(true).write(writable).open(&path);
+    opened.map_err(|error| match (error.kind(), Layout::layer_named(directory.file_name().unwrap_or_default())) {
+        (io::ErrorKind::NotFound, Some(layer)) => StoreError::Damaged { layer, cause: format!("{name} is missing") },
+        _ => StoreError::io("open", &path)(error),
+    })
+}
+
+/// A bitmap that is damaged costs fetching the layer's bytes again, not the layer.
+fn open_resident(directory: &Path, layer: LayerDigest, frames: u32) -> Result<Resident, StoreError> {
+    let path = directory.join(RESIDENT);
+    let file = open_file(directory, RESIDENT)?;
+    let again = file.try_clone().map_err(StoreError::io("open", &path))?;
+    let cause = match Resident::open(file, frames) {
+        Ok(resident) => return Ok(resident),
+        Err(ResidentError::Io(source)) => return Err(StoreError::io("read", &path)(source)),
+        Err(error) => error.to_string(),
+    };
+    tracing::warn!(%layer, cause, "starting a new residency bitmap: the layer's bytes will be fetched again");
+    Resident::write_none(&again, frames).map_err(StoreError::io("write", &path))?;
+    Resident::open(again, frames).map_err(|error| StoreError::Damaged { layer, cause: error.to_string() })
+}

@@ -1,0 +1,86 @@
+//! The names of everything under a store's root. Nothing else in oncefs spells one of them.
+//!
+//! ```text
+//! <root>/lock                     the pid of the owner; flock'ed while it lives
+//! <root>/db/                      sled
+//! <root>/db.broken-<n>/           a database that could not be read, kept for people to look at
+//! <root>/layers/sha256/<hex>/     one finished layer: data, tree, frames, resident
+//! <root>/staging/<hex>.<n>/       a layer being received or removed; emptied when the store is opened
+//! ```
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use crate::digest::{Digest, LayerDigest};
+
+pub(super) const DATA: &str = "data";
+pub(super) const TREE: &str = "tree";
+pub(super) const FRAMES: &str = "frames";
+pub(super) const RESIDENT: &str = "resident";
+
+/// The root of a store, and from it every path.
+#[derive(Debug, Clone)]
+pub(super) struct Layout {
+    root: PathBuf,
+}
+
+impl Layout {
+    pub(super) fn new(root: &Path) -> Self {
+        Self { root: root.to_path_buf() }
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(super) fn lock(&self) -> PathBuf {
+        self.root.join("lock")
+    }
+
+    pub(super) fn db(&self) -> PathBuf {
+        self.root.join("db")
+    }
+
+    pub(super) fn broken_db(&self, number: u32) -> PathBuf {
+        self.root.join(format!("db.broken-{number}"))
+    }
+
+    /// The directory that holds the layers' directories.
+    pub(super) fn layers(&self) -> PathBuf {
+        self.root.join("layers").join("sha256")
+    }
+
+    pub(super) fn layer(&self, digest: &LayerDigest) -> PathBuf {
+        self.layers().join(digest.0.hex())
+    }
+
+    /// The layer whose directory has this name.
+    pub(super) fn layer_named(name: &OsStr) -> Option<LayerDigest> {
+        Digest::from_hex(name.to_str()?).ok().map(LayerDigest)
+    }
+
+    pub(super) fn staging(&self) -> PathBuf {
+        self.root.join("staging")
+    }
+
+    /// A place in staging; `number` makes it unique within the process, and only one process owns the root.
+    pub(super) fn staged(&self, digest: &LayerDigest, number: u64) -> PathBuf {
+        self.staging().join(format!("{}.{number}", digest.0.hex()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_layer_directory_is_known_by_its_name_and_nothing_else_is() {
+        let layout = Layout::new(Path::new("/store"));
+        let digest = LayerDigest(Digest::of(b"layer"));
+        let path = layout.layer(&digest);
+        assert_eq!(path, Path::new("/store/layers/sha256").join(digest.0.hex()));
+        assert_eq!(Layout::layer_named(path.file_name().unwrap()), Some(digest));
+        assert_eq!(Layout::layer_named(OsStr::new("lost+found")), None);
+        assert_eq!(Layout::layer_named(layout.staged(&digest, 3).file_name().unwrap()), None);
+    }
+}

@@ -1,0 +1,293 @@
+//! Layers on disk: their files, which frames of them are there, and the database of what the node knows.
+//!
+//! One process owns a root. A layer gets in whole, through [`Store::receive`], and is durable before anybody sees it;
+//! from then on its bytes may come and go frame by frame ([`Layer::fill`], [`Layer::drop_frames`]), checked each
+//! time. Nothing here knows a registry or a mount.
+
+mod check;
+mod db;
+mod error;
+mod fill;
+mod layer;
+mod layout;
+// mod receive;
+mod records;
+mod recover;
+mod resident;
+mod source;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
+
+use crate::blob::{Blobs, Origin};
+use crate::digest::LayerDigest;
+use crate::flight::Flight;
+use crate::store::db::Db;
+use crate::store::layout::Layout;
+use crate::store::records::LayerRecord;
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Arc, Mutex};
+use crate::sys::file;
+
+pub use crate::sys::file::Space;
+pub use check::{CheckProgress, CheckReport};
+pub use error::StoreError;
+pub use fill::{FillError, FillFailed};
+pub use layer::{Layer, ReadError};
+// pub use receive::Receiving;
+pub use records::ImageRecord;
+
+/// What of the store can be chosen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Requests for missing frames that may be under way at once; each holds up to 4 MiB in memory.
+    pub fetches_at_once: usize,
+}
+
+/// A store, open. Clones share it; the root is free again when the last of them and of its layers is dropped.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    db: Db,
+    entries: Mutex<BTreeMap<LayerDigest, Arc<Entry>>>,
+    /// Held while a layer's directory comes into its place or leaves it.
+    placing: Mutex<()>,
+    /// Makes names in staging unique.
+    staged: AtomicU64,
+    shared: Arc<Shared>,
+}
+
+/// A layer that has its place in the store, opened when first asked for.
+struct Entry {
+    digest: LayerDigest,
+    /// Lock order: `opened`, then this.
+    record: Mutex<LayerRecord>,
+    opened: Mutex<Option<Arc<Layer>>>,
+}
+
+/// What every layer needs of its store.
+pub(crate) struct Shared {
+    layout: Layout,
+    blobs: Arc<dyn Blobs>,
+    /// By the layer's slot and the frame.
+    fills: Flight<(u32, u32), (), FillError>,
+    fetches: Arc<Semaphore>,
+    /// Frames decoded at once: as many as there are cores; each holds up to 8 MiB.
+    decodes: Arc<Semaphore>,
+    /// Locked as long as this lives.
+    lock: File,
+}
+
+// === impl Config ===
+
+impl Default for Config {
+    fn default() -> Self {
+        // Enough to fill a fast link at 100 ms round trips: 16 x 4 MiB / 0.1 s = 640 MiB/s.
+        Self { fetches_at_once: 16 }
+    }
+}
+
+// === impl Store ===
+
+impl Store {
+    /// Opens the store at `root`, making it if it is not there, and brings it in order after a crash. `blobs` is where
+    /// frames that are not on disk are fetched from. Blocking.
+    pub fn open(root: &Path, config: Config, blobs: Arc<dyn Blobs>) -> Result<Self, StoreError> {
+        let layout = Layout::new(root);
+        let lock = recover::take(&layout)?;
+        let (db, records) = recover::bring_in_order(&layout)?;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let shared = Shared {
+            layout,
+            blobs,
+            fills: Flight::new(),
+            fetches: Arc::new(Semaphore::new(config.fetches_at_once.clamp(1, 1024))),
+            decodes: Arc::new(Semaphore::new(cores)),
+            lock,
+        };
+        let entries = records.into_iter().map(|(digest, record)| (digest, Arc::new(Entry::new(digest, record))));
+        let inner = Inner {
+            db,
+            entries: Mutex::new(entries.collect()),
+            placing: Mutex::new(()),
+            staged: AtomicU64::new(0),
+            shared: Arc::new(shared),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The layer, if the store has it. One whose files turn out to be damaged is removed, with a warning, and is not
+    /// there: it will be scanned again. Blocking the first time.
+    pub fn layer(&self, digest: &LayerDigest) -> Result<Option<Arc<Layer>>, StoreError> {
+        let Some(entry) = self.entry(digest) else { return Ok(None) };
+        match entry.open(&self.inner.shared) {
+            Ok(layer) => Ok(Some(layer)),
+            Err(StoreError::Damaged { layer, cause }) => {
+                tracing::warn!(%layer, cause, "removing a damaged layer; it will be scanned again when needed");
+                self.discard(&entry)?;
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether the store has the layer, without opening it.
+    pub fn has(&self, digest: &LayerDigest) -> bool {
+        self.entry(digest).is_some()
+    }
+
+    /// All layers that can be opened, by digest. Blocking.
+    pub fn layers(&self) -> Vec<Arc<Layer>> {
+        let digests: Vec<LayerDigest> = self.inner.entries.lock().keys().copied().collect();
+        let open = |digest| {
+            self.layer(digest).unwrap_or_else(|error| {
+                tracing::warn!(layer = %digest, %error, "leaving out a layer that cannot be opened");
+                None
+            })
+        };
+        digests.iter().filter_map(open).collect()
+    }
+
+    /// Notes where the layer's blob can be had from now on.
+    pub fn set_origin(&self, digest: &LayerDigest, origin: &Origin) -> Result<(), StoreError> {
+        let Some(entry) = self.entry(digest) else { return Ok(()) };
+        let opened = entry.opened.lock();
+        let mut record = entry.record.lock();
+        if record.origin.as_ref() == Some(origin) {
+            return Ok(());
+        }
+        let changed = LayerRecord { slot: record.slot, origin: Some(origin.clone()) };
+        self.inner.db.put_layer(digest, &changed)?;
+        *record = changed;
+        if let Some(layer) = &*opened {
+            layer.set_origin(origin);
+        }
+        Ok(())
+    }
+
+    /// Removes the layer, durably, if it is there. Who has it open reads on. Blocking: the disk space is free when
+    /// this returns.
+    pub fn remove(&self, digest: &LayerDigest) -> Result<(), StoreError> {
+        self.entry(digest).map_or(Ok(()), |entry| self.discard(&entry))
+    }
+
+    /// A number for a view, durably: no other view of this root had it, or will.
+    pub fn new_view_slot(&self) -> Result<u32, StoreError> {
+        self.inner.db.new_view_slot()
+    }
+
+    /// Remembers an image under its reference and platform, in place of what was remembered before; durably.
+    pub fn remember_image(&self, image: &ImageRecord) -> Result<(), StoreError> {
+        self.inner.db.put_image(image)
+    }
+
+    pub fn image(&self, reference: &str, platform: &str) -> Result<Option<ImageRecord>, StoreError> {
+        self.inner.db.image(reference, platform)
+    }
+
+    pub fn images(&self) -> Result<Vec<ImageRecord>, StoreError> {
+        self.inner.db.images()
+    }
+
+    pub fn forget_image(&self, reference: &str, platform: &str) -> Result<(), StoreError> {
+        self.inner.db.remove_image(reference, platform)
+    }
+
+    /// Space of the disk under the root.
+    pub fn statfs(&self) -> Result<Space, StoreError> {
+        let shared = &self.inner.shared;
+        file::space(&shared.lock).map_err(StoreError::io("ask for the space of", shared.layout.root()))
+    }
+
+    /// Where the store is.
+    pub fn root(&self) -> &Path {
+        self.inner.shared.layout.root()
+    }
+
+    /// Writes down which frames are resident, for all layers, as a shutdown should. Blocking.
+    pub fn sync(&self) -> Result<(), StoreError> {
+        self.inner.sync()
+    }
+
+    fn entry(&self, digest: &LayerDigest) -> Option<Arc<Entry>> {
+        self.inner.entries.lock().get(digest).cloned()
+    }
+
+    fn staged_path(&self, digest: &LayerDigest) -> std::path::PathBuf {
+        let number = self.inner.staged.fetch_add(1, Ordering::Relaxed);
+        self.inner.shared.layout.staged(digest, number)
+    }
+
+    /// Takes this very entry out of the store; one that has replaced it stays.
+    fn discard(&self, entry: &Arc<Entry>) -> Result<(), StoreError> {
+        let (digest, layout) = (&entry.digest, &self.inner.shared.layout);
+        let away = self.staged_path(digest);
+        {
+            let _placing = self.inner.placing.lock();
+            if !self.entry(digest).is_some_and(|current| Arc::ptr_eq(&current, entry)) {
+                return Ok(());
+            }
+            let place = layout.layer(digest);
+            match std::fs::rename(&place, &away) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                renamed => renamed.map_err(StoreError::io("move aside", &place))?,
+            }
+            self.inner.entries.lock().remove(digest);
+            file::sync_directory(&layout.layers()).map_err(StoreError::io("sync", &layout.layers()))?;
+            self.inner.db.remove_layer(digest)?;
+        }
+        recover::remove_all(&away)
+    }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("root", &self.root()).finish_non_exhaustive()
+    }
+}
+
+// === impl Inner ===
+
+impl Inner {
+    fn sync(&self) -> Result<(), StoreError> {
+        let entries: Vec<Arc<Entry>> = self.entries.lock().values().cloned().collect();
+        let opened: Vec<Arc<Layer>> = entries.iter().filter_map(|entry| entry.opened.lock().clone()).collect();
+        opened.iter().try_for_each(|layer| layer.sync())
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Err(error) = self.sync() {
+            tracing::warn!(%error, "residency was not written down; the next start fetches some frames again");
+        }
+    }
+}
+
+// === impl Entry ===
+
+impl Entry {
+    fn new(digest: LayerDigest, record: LayerRecord) -> Self {
+        Self { digest, record: Mutex::new(record), opened: Mutex::new(None) }
+    }
+
+    /// The layer, one and the same for all who ask.
+    fn open(&self, shared: &Arc<Shared>) -> Result<Arc<Layer>, StoreError> {
+        let mut opened = self.opened.lock();
+        if let Some(layer) = &*opened {
+            return Ok(layer.clone());
+        }
+        let LayerRecord { slot, origin } = self.record.lock().clone();
+        let layer = Arc::new(Layer::open(self.digest, slot, origin, shared.clone())?);
+        *opened = Some(layer.clone());
+        Ok(layer)
+    }
+}

@@ -1,0 +1,435 @@
+//! Which frames of a layer are in its data file: bits in memory for readers, and the file `resident` for restarts.
+//!
+//! Three rules, all kept here:
+//! - A bit is set only after the frame's checked bytes were written, and is on disk only after they are.
+//! - A bit is cleared, on disk too, before the frame's bytes are punched out.
+//! - A reader that saw bits set before its read and the same [`Era`] after it has read whole frames.
+//!
+//! A bit lost in a crash costs fetching its frame again and nothing else. The file, little-endian:
+//!
+//! ```text
+//! 0    magic "oncefsR1"
+//! 8    frames, 4 bytes; CRC-32C of the 12 bytes before, 4 bytes
+//! 16   groups of 8 bytes: 32 frames' bits, and the CRC-32C of the group's number and its bits
+//! ```
+//!
+//! A group checks itself because groups change in place: a torn or rotten one counts as not resident.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
+
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+
+const MAGIC: &[u8; 8] = b"oncefsR1";
+const HEADER_BYTES: usize = 16;
+const GROUP_BYTES: usize = 8;
+/// Frames of a group.
+const GROUP: u32 = u32::BITS;
+
+/// The bits of one layer's frames.
+#[derive(Debug)]
+pub(super) struct Resident {
+    frames: u32,
+    groups: Box<[AtomicU32]>,
+    /// Frames whose bit is clear: a layer that has all costs its readers one load.
+    missing: AtomicU32,
+    /// Rises with every drop, after its bits were cleared and before its bytes are punched.
+    era: AtomicU64,
+    /// Held from clearing to punching, and while a bit is set. Lock order: `disk`, then this.
+    changing: Mutex<()>,
+    disk: Mutex<Disk>,
+}
+
+/// What the file says.
+#[derive(Debug)]
+struct Disk {
+    file: File,
+    frames: u32,
+    groups: Box<[u32]>,
+}
+
+/// A stretch of time in which nothing of the layer was dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Era(u64);
+
+/// Why a file is no bitmap of this layer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ResidentError {
+    #[error("the residency bitmap is not one: {0}")]
+    Damaged(&'static str),
+    #[error("the residency bitmap is of {has} frames, the layer has {want}")]
+    Frames { has: u32, want: u32 },
+    #[error("the residency bitmap cannot be read")]
+    Io(#[from] io::Error),
+}
+
+// === impl Resident ===
+
+impl Resident {
+    /// Writes the bitmap of a layer whose frames are all in its data file.
+    pub(super) fn write_all(file: &File, frames: u32) -> io::Result<()> {
+        let groups: Vec<u32> = (0..frames.div_ceil(GROUP)).map(|group| full(group, frames)).collect();
+        file.write_all_at(&bytes(frames, &groups), 0)
+    }
+
+    /// Writes the bitmap of a layer of which nothing is known to be in its data file.
+    pub(super) fn write_none(file: &File, frames: u32) -> io::Result<()> {
+        file.write_all_at(&bytes(frames, &vec![0; frames.div_ceil(GROUP) as usize]), 0)
+    }
+
+    pub(super) fn open(file: File, frames: u32) -> Result<Self, ResidentError> {
+        let mut head = [0; HEADER_BYTES];
+        read(&file, &mut head, 0)?;
+        let has = parse_header(&head)?;
+        if has != frames {
+            return Err(ResidentError::Frames { has, want: frames });
+        }
+        let count = frames.div_ceil(GROUP) as usize;
+        let mut bytes = vec![0; count * GROUP_BYTES];
+        read(&file, &mut bytes, HEADER_BYTES as u64)?;
+        let groups = bytes.chunks_exact(GROUP_BYTES).enumerate();
+        let groups: Box<[u32]> =
+            groups.map(|(number, bytes)| parse_group(number, bytes) & full(number as u32, frames)).collect();
+        let set: u32 = groups.iter().map(|bits| bits.count_ones()).sum();
+        Ok(Self {
+            frames,
+            groups: groups.iter().map(|bits| AtomicU32::new(*bits)).collect(),
+            missing: AtomicU32::new(frames - set),
+            era: AtomicU64::new(0),
+            changing: Mutex::new(()),
+            disk: Mutex::new(Disk { file, frames, groups }),
+        })
+    }
+
+    /// Whether every frame is resident.
+    pub(super) fn all(&self) -> bool {
+        self.missing.load(Ordering::Acquire) == 0
+    }
+
+    pub(super) fn has(&self, frame: u32) -> bool {
+        let group = self.groups.get((frame / GROUP) as usize);
+        group.is_some_and(|group| group.load(Ordering::Acquire) & bit(frame) != 0)
+    }
+
+    /// From the first to the last frame of `range` that is not resident; none if all are.
+    pub(super) fn missing(&self, mut range: Range<u32>) -> Option<Range<u32>> {
+        let first = range.find(|frame| !self.has(*frame))?;
+        let last = range.rev().find(|frame| !self.has(*frame)).unwrap_or(first);
+        Some(first..last + 1)
+    }
+
+    /// To be taken before looking at bits and reading.
+    pub(super) fn era(&self) -> Era {
+        Era(self.era.load(Ordering::SeqCst))
+    }
+
+    /// Whether nothing was dropped since; to be asked after reading.
+    pub(super) fn is(&self, era: Era) -> bool {
+        fence(Ordering::SeqCst);
+        self.era() == era
+    }
+
+    /// The era to write a frame in: no drop is under way at its beginning.
+    pub(super) fn era_for_writing(&self) -> Era {
+        let _changing = self.changing.lock();
+        self.era()
+    }
+
+    /// Sets the bit of a frame that was written since `era` began. False if something was dropped meanwhile: the punch
+    /// may have hit what was written, so it must be written again.
+    #[must_use]
+    pub(super) fn mark(&self, frame: u32, era: Era) -> bool {
+        let _changing = self.changing.lock();
+        if !self.is(era) {
+            return false;
+        }
+        let group = self.groups.get((frame / GROUP) as usize).filter(|_| frame < self.frames);
+        let group = group.expect("bug: a frame beyond the layer's last was filled");
+        if group.fetch_or(bit(frame), Ordering::AcqRel) & bit(frame) == 0 {
+            self.missing.fetch_sub(1, Ordering::AcqRel);
+        }
+        true
+    }
+
+    /// Makes the bits of now durable, after the data they speak of.
+    pub(super) fn sync(&self, data: &File) -> io::Result<()> {
+        let mut disk = self.disk.lock();
+        let now: Box<[u32]> = self.groups.iter().map(|group| group.load(Ordering::Acquire)).collect();
+        if now == disk.groups {
+            return Ok(());
+        }
+        data.sync_data()?; // what was set before the line above was written before it too
+        disk.write(now)
+    }
+
+    /// Whether the file is as it was last written.
+    pub(super) fn is_written(&self) -> io::Result<bool> {
+        let disk = self.disk.lock();
+        let want = bytes(self.frames, &disk.groups);
+        let mut has = vec![0; want.len()];
+        match disk.file.read_exact_at(&mut has, 0) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+            read => read.map(|()| has == want),
+        }
+    }
+
+    /// Writes the file again as it was last written.
+    pub(super) fn write_again(&self) -> io::Result<()> {
+        let mut disk = self.disk.lock();
+        let groups = disk.groups.clone();
+        disk.write(groups)
+    }
+
+    /// Clears the bits of `frames`, first for readers, then on disk, and then has `punch` take away the bytes of those
+    /// that were resident. A failure in between leaves them not resident.
+    pub(super) fn drop_frames(
+        &self,
+        frames: impl IntoIterator<Item = u32>,
+        punch: impl FnOnce(&[u32]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut disk = self.disk.lock();
+        let _changing = self.changing.lock();
+        let dropped: Vec<u32> = frames.into_iter().filter(|frame| self.clear(*frame)).collect();
+        if dropped.is_empty() {
+            return Ok(());
+        }
+        self.era.fetch_add(1, Ordering::SeqCst);
+        let mut groups = disk.groups.clone();
+        for frame in &dropped {
+            if let Some(group) = groups.get_mut((frame / GROUP) as usize) {
+                *group &= !bit(*frame);
+            }
+        }
+        disk.write(groups)?;
+        punch(&dropped)
+    }
+
+    /// Whether the bit was set.
+    fn clear(&self, frame: u32) -> bool {
+        let group = self.groups.get((frame / GROUP) as usize);
+        let was_set = group.is_some_and(|group| group.fetch_and(!bit(frame), Ordering::AcqRel) & bit(frame) != 0);
+        if was_set {
+            self.missing.fetch_add(1, Ordering::AcqRel);
+        }
+        was_set
+    }
+}
+
+// === impl Disk ===
+
+impl Disk {
+    fn write(&mut self, groups: Box<[u32]>) -> io::Result<()> {
+        self.file.write_all_at(&bytes(self.frames, &groups), 0)?;
+        self.file.sync_data()?;
+        self.groups = groups;
+        Ok(())
+    }
+}
+
+// === the bytes ===
+
+fn bit(frame: u32) -> u32 {
+    1 << (frame % GROUP)
+}
+
+/// The whole file.
+fn bytes(frames: u32, groups: &[u32]) -> Vec<u8> {
+    let groups = groups.iter().enumerate().flat_map(|(number, bits)| group_bytes(number, *bits));
+    header(frames).into_iter().chain(groups).collect()
+}
+
+/// The bits of a group all of whose frames are resident; those beyond the layer's last frame are clear.
+fn full(group: u32, frames: u32) -> u32 {
+    match frames.saturating_sub(group * GROUP) {
+        0 => 0,
+        left @ 1..GROUP => (1 << left) - 1,
+        _ => u32::MAX,
+    }
+}
+
+fn group_bytes(number: usize, bits: u32) -> [u8; GROUP_BYTES] {
+    let check = crc32c::crc32c_append(number as u32, &bits.to_le_bytes());
+    (u64::from(bits) | u64::from(check) << 32).to_le_bytes()
+}
+
+/// The bits of a group, none if it does not pass its own check.
+fn parse_group(number: usize, bytes: &[u8]) -> u32 {
+    let Some(bits) = bytes.first_chunk().map(|bits| u32::from_le_bytes(*bits)) else { return 0 };
+    if group_bytes(number, bits) == bytes { bits } else { 0 }
+}
+
+fn header(frames: u32) -> [u8; HEADER_BYTES] {
+    let covered = [MAGIC.as_slice(), &frames.to_le_bytes()].concat();
+    let check = crc32c::crc32c(&covered).to_le_bytes();
+    [covered.as_slice(), &check].concat().try_into().expect("bug: 8, 4 and 4 bytes are 16")
+}
+
+fn parse_header(bytes: &[u8; HEADER_BYTES]) -> Result<u32, ResidentError> {
+    if !bytes.starts_with(MAGIC) {
+        return Err(ResidentError::Damaged("it does not begin with oncefsR1"));
+    }
+    let frames = bytes.get(MAGIC.len()..).and_then(<[u8]>::first_chunk).map(|frames| u32::from_le_bytes(*frames));
+    let frames = frames.filter(|frames| header(*frames) == *bytes);
+    frames.ok_or(ResidentError::Damaged("its header's checksum is wrong"))
+}
+
+fn read(file: &File, bytes: &mut [u8], at: u64) -> Result<(), ResidentError> {
+    file.read_exact_at(bytes, at).map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => ResidentError::Damaged("it ends early"),
+        _ => ResidentError::Io(error),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    fn bitmap(frames: u32) -> File {
+        let file = tempfile::tempfile().unwrap();
+        Resident::write_all(&file, frames).unwrap();
+        file
+    }
+
+    fn open(file: &File, frames: u32) -> Resident {
+        Resident::open(file.try_clone().unwrap(), frames).unwrap()
+    }
+
+    fn set(resident: &Resident) -> BTreeSet<u32> {
+        (0..resident.frames + 40).filter(|frame| resident.has(*frame)).collect()
+    }
+
+    #[test]
+    fn a_new_bitmap_says_all_is_there_and_not_a_frame_more() {
+        for frames in [0, 1, 31, 32, 33, 64, 100] {
+            let resident = open(&bitmap(frames), frames);
+            assert!(resident.all());
+            assert_eq!(set(&resident), (0..frames).collect());
+            assert_eq!(resident.missing(0..frames), None);
+        }
+    }
+
+    #[test]
+    fn a_bitmap_of_nothing_says_nothing_is_there() {
+        let file = bitmap(70);
+        Resident::write_none(&file, 33).unwrap();
+        assert_eq!(open(&file, 33).missing(0..33), Some(0..33));
+    }
+
+    #[test]
+    fn dropped_frames_are_gone_on_disk_before_they_are_punched() {
+        let file = bitmap(100);
+        let resident = open(&file, 100);
+        let era = resident.era();
+        resident
+            .drop_frames(30..34, |frames| {
+                assert_eq!(frames, [30, 31, 32, 33]);
+                assert_eq!(open(&file, 100).missing(0..100), Some(30..34));
+                Ok(())
+            })
+            .unwrap();
+        assert!(!resident.is(era), "a reader of before must see that something was dropped");
+        assert!(!resident.all());
+        assert_eq!(resident.missing(0..31), Some(30..31));
+        resident.drop_frames(30..34, |_| unreachable!("nothing was left to punch")).unwrap();
+    }
+
+    #[test]
+    fn a_bit_set_in_another_era_does_not_count() {
+        let resident = open(&bitmap(10), 10);
+        resident.drop_frames([3, 4], |_| Ok(())).unwrap();
+        let era = resident.era_for_writing();
+        resident.drop_frames([5], |_| Ok(())).unwrap();
+        assert!(!resident.mark(3, era));
+        assert!(!resident.has(3));
+        assert!(resident.mark(3, resident.era_for_writing()));
+        assert!(resident.has(3));
+    }
+
+    #[test]
+    fn bits_reach_the_disk_with_sync_and_not_before() {
+        let (file, data) = (bitmap(40), tempfile::tempfile().unwrap());
+        let resident = open(&file, 40);
+        resident.drop_frames([1, 39], |_| Ok(())).unwrap();
+        assert!(resident.mark(39, resident.era_for_writing()));
+        assert_eq!(open(&file, 40).missing(0..40), Some(1..40));
+        resident.sync(&data).unwrap();
+        assert_eq!(open(&file, 40).missing(0..40), Some(1..2));
+    }
+
+    #[test]
+    fn a_drop_writes_no_bit_whose_data_may_not_be_on_disk() {
+        let file = bitmap(40);
+        let resident = open(&file, 40);
+        resident.drop_frames([1], |_| Ok(())).unwrap();
+        assert!(resident.mark(1, resident.era_for_writing()));
+        resident.drop_frames([2], |_| Ok(())).unwrap();
+        assert_eq!(open(&file, 40).missing(0..40), Some(1..3), "frame 1 was never synced");
+    }
+
+    #[test]
+    fn a_rotten_group_is_not_resident_and_a_rotten_header_is_refused() {
+        let file = bitmap(70);
+        let length = file.metadata().unwrap().len();
+        for at in 0..length {
+            let mut byte = [0];
+            file.read_exact_at(&mut byte, at).unwrap();
+            file.write_all_at(&[byte[0] ^ 0x10], at).unwrap();
+            let opened = Resident::open(file.try_clone().unwrap(), 70);
+            if at < HEADER_BYTES as u64 {
+                assert!(matches!(opened, Err(ResidentError::Damaged(_) | ResidentError::Frames { .. })), "byte {at}");
+            } else {
+                let group = ((at - HEADER_BYTES as u64) / GROUP_BYTES as u64) as u32;
+                let lost = group * GROUP..((group + 1) * GROUP).min(70);
+                assert_eq!(opened.unwrap().missing(0..70), Some(lost), "byte {at}");
+            }
+            file.write_all_at(&byte, at).unwrap();
+        }
+        assert!(matches!(
+            Resident::open(file.try_clone().unwrap(), 71),
+            Err(ResidentError::Frames { has: 70, want: 71 })
+        ));
+        file.set_len(length - 1).unwrap();
+        assert!(matches!(Resident::open(file, 70), Err(ResidentError::Damaged("it ends early"))));
+    }
+
+    proptest! {
+        /// Against a set of numbers for what is resident, and one for what the disk knows.
+        #[test]
+        fn bits_behave_like_sets(steps in prop::collection::vec((0u8..4, 0u32..70, 1u32..20), 0..60)) {
+            let (file, data) = (bitmap(70), tempfile::tempfile().unwrap());
+            let mut resident = open(&file, 70);
+            let mut here: BTreeSet<u32> = (0..70).collect();
+            let mut disk = here.clone();
+            for (step, first, count) in steps {
+                let range = first..(first + count).min(70);
+                match step {
+                    0 => {
+                        resident.drop_frames(range.clone(), |_| Ok(())).unwrap();
+                        here.retain(|frame| !range.contains(frame));
+                        disk.retain(|frame| !range.contains(frame));
+                    }
+                    1 => {
+                        prop_assert!(resident.mark(first, resident.era_for_writing()));
+                        here.insert(first);
+                    }
+                    2 => {
+                        resident.sync(&data).unwrap();
+                        disk = here.clone();
+                    }
+                    _ => {
+                        resident = open(&file, 70);
+                        here = disk.clone();
+                    }
+                }
+                prop_assert_eq!(&set(&resident), &here);
+                prop_assert_eq!(resident.all(), here.len() == 70);
+                prop_assert_eq!(&set(&open(&file, 70)), &disk);
+            }
+        }
+    }
+}

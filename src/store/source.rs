@@ -1,0 +1,90 @@
+//! Where a layer's blob is had: opened when first needed, kept, opened again after it failed.
+
+use std::io::{self, Read};
+use std::ops::Range;
+
+use bytes::{Buf as _, Bytes};
+use tokio::sync::mpsc;
+
+use crate::blob::{Blob, BlobError};
+use crate::store::fill::FillError;
+use crate::store::layer::Layer;
+use crate::sync::Arc;
+
+/// Pieces of a blob as they come from another task, read as one stream. It ends when the sender is dropped.
+pub(super) struct Pieces {
+    from: mpsc::Receiver<Bytes>,
+    piece: Bytes,
+}
+
+// === impl Layer ===
+
+impl Layer {
+    /// Exactly these bytes of the layer's blob, unverified.
+    pub(super) async fn fetch(&self, range: Range<u64>) -> Result<Bytes, FillError> {
+        let (blob, kept) = self.blob().await?;
+        let mut fetched = exactly(&*blob, range.clone()).await;
+        if fetched.is_err() {
+            self.forget_blob(&blob).await;
+            // A blob that once worked may only have grown old: a token that ran out, an address that moved.
+            if kept {
+                let (again, _) = self.blob().await?;
+                fetched = exactly(&*again, range).await;
+                if fetched.is_err() {
+                    self.forget_blob(&again).await;
+                }
+            }
+        }
+        fetched.map_err(|source| FillError::Blob { layer: self.digest(), source })
+    }
+
+    /// The blob, and whether it had been opened before.
+    async fn blob(&self) -> Result<(Arc<dyn Blob>, bool), FillError> {
+        let mut kept = self.blob.lock().await;
+        if let Some(blob) = &*kept {
+            return Ok((blob.clone(), true));
+        }
+        let layer = self.digest();
+        let origin = self.origin().ok_or(FillError::NoOrigin { layer })?;
+        let opened = self.shared.blobs.open(layer, self.frames().heading().blob_bytes, origin).await;
+        let blob = opened.map_err(|source| FillError::Blob { layer, source })?;
+        *kept = Some(blob.clone());
+        Ok((blob, false))
+    }
+
+    async fn forget_blob(&self, failed: &Arc<dyn Blob>) {
+        let mut kept = self.blob.lock().await;
+        if kept.as_ref().is_some_and(|blob| Arc::ptr_eq(blob, failed)) {
+            *kept = None;
+        }
+    }
+}
+
+async fn exactly(blob: &dyn Blob, range: Range<u64>) -> Result<Bytes, BlobError> {
+    let want = range.end.saturating_sub(range.start);
+    let bytes = blob.range(range).await?;
+    if bytes.len() as u64 == want { Ok(bytes) } else { Err(BlobError::Size { has: bytes.len() as u64, want }) }
+}
+
+// === impl Pieces ===
+
+impl Pieces {
+    pub(super) fn new(from: mpsc::Receiver<Bytes>) -> Self {
+        Self { from, piece: Bytes::new() }
+    }
+}
+
+impl Read for Pieces {
+    /// Blocks until a piece comes: not for async code.
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        while self.piece.is_empty() {
+            match self.from.blocking_recv() {
+                Some(piece) => self.piece = piece,
+                None => return Ok(0),
+            }
+        }
+        let len = self.piece.len().min(into.len());
+        self.piece.split_to(len).copy_to_slice(into.get_mut(..len).unwrap_or_default());
+        Ok(len)
+    }
+}
