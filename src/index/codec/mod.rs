@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::index::frames::{Frame, Start};
 use crate::sys::inflate::InflateError;
 
-pub use zstd::{pack_window, unpack_window};
+pub use zstd::{WindowPacker, unpack_window};
 
 /// A frame ends at the first place after this many bytes of tar where another can start: small enough that a
 /// random read fetches little, large enough that checkpoints cost about 1 % of the tar.

@@ -135,12 +135,27 @@ fn damaged(at: u64, reason: &str) -> DecodeError {
     DecodeError::Damaged { codec: Codec::Zstd, at, reason: reason.to_owned() }
 }
 
-/// The window of a checkpoint as the frames file keeps it.
-pub fn pack_window(window: &[u8]) -> io::Result<Vec<u8>> {
-    zstd::bulk::compress(window, WINDOW_LEVEL)
+/// Packs the windows of checkpoints, with one compressor for all of a layer's: making one costs as much as using it.
+pub struct WindowPacker(zstd::bulk::Compressor<'static>);
+
+impl WindowPacker {
+    pub fn new() -> io::Result<Self> {
+        Ok(Self(zstd::bulk::Compressor::new(WINDOW_LEVEL)?))
+    }
+
+    /// The window as the frames file keeps it.
+    pub fn pack(&mut self, window: &[u8]) -> io::Result<Vec<u8>> {
+        self.0.compress(window)
+    }
 }
 
-/// The inverse of [`pack_window`]; never more than a window can be.
+impl std::fmt::Debug for WindowPacker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("WindowPacker")
+    }
+}
+
+/// The inverse of [`WindowPacker::pack`]; never more than a window can be.
 pub fn unpack_window(packed: &[u8]) -> io::Result<Vec<u8>> {
     zstd::bulk::decompress(packed, WINDOW_BYTES)
 }

@@ -8,12 +8,13 @@ use std::os::unix::fs::FileExt as _;
 use super::format::{HEADER_BYTES, Header, RECORD_BYTES, Record, RecordStart};
 use super::{Frame, Heading, Start};
 use crate::digest::FrameDigest;
-use crate::index::codec::pack_window;
+use crate::index::codec::WindowPacker;
 
 /// Writes the frames of one layer, in order.
 #[derive(Debug)]
 pub struct FramesWriter {
     file: BufWriter<File>,
+    packer: WindowPacker,
     /// Where the next window goes.
     at: u64,
     table: Vec<u8>,
@@ -31,7 +32,7 @@ impl FramesWriter {
     pub fn new(mut file: File) -> io::Result<Self> {
         let at = HEADER_BYTES as u64;
         file.seek(SeekFrom::Start(at))?;
-        Ok(Self { file: BufWriter::new(file), at, table: Vec::new(), frames: 0 })
+        Ok(Self { file: BufWriter::new(file), packer: WindowPacker::new()?, at, table: Vec::new(), frames: 0 })
     }
 
     /// Adds the frame that comes next in the data file.
@@ -40,7 +41,7 @@ impl FramesWriter {
             Start::Plain => (RecordStart::Plain, Vec::new()),
             Start::Member => (RecordStart::Member, Vec::new()),
             Start::Zstd => (RecordStart::Zstd, Vec::new()),
-            Start::Block { bits, window } => (RecordStart::Block { bits: *bits }, pack_window(window)?),
+            Start::Block { bits, window } => (RecordStart::Block { bits: *bits }, self.packer.pack(window)?),
         };
         self.file.write_all(&window)?;
         let end = self.at + window.len() as u64;
