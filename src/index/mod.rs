@@ -5,4 +5,5 @@
 
 pub mod codec;
 pub mod frames;
+pub mod scan;
 pub mod tree;
