@@ -3,9 +3,9 @@
 //!
 //! ```text
 //!    0  nothing                                1024 bytes
-//! 1024  superblock                              128       checksummed up to 1536
+//! 1024  superblock                              128
 //! 1152  device slot 1: the data file            128
-//! 1280  label: what oncefs notes for itself     128
+//! 1280  label: what oncefs notes for itself     128       with the checksum of 1024..1536
 //! 1408  nothing                                 128
 //! 1536  inodes: 64 bytes, xattrs, then an inline tail (directories, symlinks) or chunk indexes (files)
 //!    .  blocks of 512 bytes: directories, long symlinks, pieces of files that the data file does not hold aligned
@@ -29,13 +29,12 @@ const SUPERBLOCK_AT: usize = 1024;
 const DEVICE_AT: usize = 1152;
 const DEVICE_SLOT_BYTES: usize = 128;
 const LABEL_AT: usize = 1280;
-/// The kernel checksums one block from the superblock on when blocks are not larger than 1024 bytes
-/// (`erofs_superblock_csum_verify`).
-const CHECKSUMMED: std::ops::Range<usize> = SUPERBLOCK_AT..SUPERBLOCK_AT + BLOCK as usize;
-const CHECKSUM_AT: usize = SUPERBLOCK_AT + 4;
+const CHECKSUMMED: std::ops::Range<usize> = SUPERBLOCK_AT..HEADING_BYTES as usize;
+const CHECKSUM_AT: usize = LABEL_AT + 48;
 
 const MAGIC: u32 = 0xE0F5_E1E2;
-const COMPAT_CHECKSUM: u32 = 1;
+/// The only one. EROFS's own checksum of the superblock is not among them: with blocks below 1024 bytes the kernel
+/// takes it, but `fsck.erofs` up to 1.8.6 computes a negative length and crashes, so the label has one instead.
 const COMPAT_MTIME: u32 = 2;
 const INCOMPAT_CHUNKED_FILE: u32 = 4;
 const INCOMPAT_DEVICE_TABLE: u32 = 8;
@@ -156,7 +155,7 @@ impl Heading {
         let mut bytes = [0; HEADING_BYTES as usize];
         let sb = bytes.get_mut(SUPERBLOCK_AT..).unwrap_or_default();
         put(sb, 0, MAGIC.to_le_bytes());
-        put(sb, 8, (COMPAT_CHECKSUM | COMPAT_MTIME).to_le_bytes());
+        put(sb, 8, COMPAT_MTIME.to_le_bytes());
         put(sb, 12, [BLOCK_BITS as u8]);
         put(sb, 14, (self.root.0 as u16).to_le_bytes());
         put(sb, 16, u64::from(self.inodes).to_le_bytes());
@@ -183,9 +182,9 @@ impl Heading {
         let sb = image.get(SUPERBLOCK_AT..).ok_or(SHORT)?;
         let expect = |ok: bool, what| if ok { Ok(()) } else { Err(what) };
         expect(get_u32(sb, 0).ok_or(SHORT)? == MAGIC, "it is no EROFS image")?;
-        expect(get_u32(image, CHECKSUM_AT) == Some(checksum(image).ok_or(SHORT)?), "its heading's checksum is wrong")?;
         let foreign = "it is an EROFS image that oncefs has not made";
         expect(get(image, LABEL_AT) == Some(LABEL_MAGIC), foreign)?;
+        expect(get_u32(image, CHECKSUM_AT) == Some(checksum(image).ok_or(SHORT)?), "its heading's checksum is wrong")?;
         expect(get(sb, 12) == Some([BLOCK_BITS as u8]) && get_u32(sb, 40) == Some(0), foreign)?;
         expect(get_u32(sb, 80) == Some(INCOMPAT_CHUNKED_FILE | INCOMPAT_DEVICE_TABLE), foreign)?;
         let tag: [u8; 64] = get(image, DEVICE_AT).ok_or(SHORT)?;
@@ -212,11 +211,11 @@ fn uuid(diff_id: &DiffId) -> [u8; 16] {
     uuid
 }
 
-/// CRC-32C as the kernel takes it: the register never inverted at the end, the checksum's own field zero.
+/// CRC-32C of the heading but for its own field.
 fn checksum(image: &[u8]) -> Option<u32> {
     let before = image.get(CHECKSUMMED.start..CHECKSUM_AT)?;
     let after = image.get(CHECKSUM_AT + 4..CHECKSUMMED.end)?;
-    Some(!crc32c::crc32c_append(crc32c::crc32c_append(crc32c::crc32c(before), &[0; 4]), after))
+    Some(crc32c::crc32c_append(crc32c::crc32c(before), after))
 }
 
 /// Sets the checksum of an image's heading to what it has to be.

@@ -5,6 +5,7 @@
 
 pub mod format;
 pub mod read;
+pub mod show;
 pub mod write;
 
 /// A node of one layer's tree: its place in the image in units of 32 bytes (the EROFS `nid`).
