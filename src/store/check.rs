@@ -4,12 +4,11 @@
 //! again.
 
 use std::fs::File;
-use std::io::{self, Write as _};
-use std::os::unix::fs::FileExt as _;
+use std::io;
 
 use serde::Serialize;
 
-use crate::digest::{FrameHashing, LayerDigest};
+use crate::digest::LayerDigest;
 use crate::index::frames::{FrameId, Frames};
 use crate::index::tree::read::Tree;
 use crate::store::layer::Layer;
@@ -140,7 +139,7 @@ impl Check<'_> {
         let work = || {
             let mut buffer = vec![0; READ_BYTES];
             while let Some(task) = tasks.get(next.fetch_add(1, Ordering::Relaxed)) {
-                if let Err(cause) = check_frame(task, &mut buffer) {
+                if let Err(cause) = task.layer.check_frame(task.frame, &mut buffer) {
                     bad.lock().push((task, cause));
                 }
                 let bytes_done = done.fetch_add(task.bytes, Ordering::Relaxed) + task.bytes;
@@ -197,31 +196,4 @@ fn resident_frames(layer: &Arc<Layer>) -> Vec<Task> {
         Some(Task { layer: layer.clone(), frame, bytes: range.end - range.start })
     };
     resident.filter_map(task).collect()
-}
-
-/// Whether the frame's bytes on disk have its digest, or what is wrong with them. One that was dropped meanwhile is fine.
-fn check_frame(task: &Task, buffer: &mut [u8]) -> Result<(), String> {
-    let (layer, id) = (&task.layer, FrameId(task.frame));
-    let range = layer.frames().data_range(id).map_err(|error| error.to_string())?;
-    let digest = layer.frames().digest(id).map_err(|error| error.to_string())?;
-    // Goes round only if frames were dropped while it read.
-    loop {
-        let era = layer.era();
-        if !layer.is_resident(task.frame) {
-            return Ok(());
-        }
-        let (mut hashing, mut at) = (FrameHashing::new(io::sink()), range.start);
-        while at < range.end {
-            let len = usize::try_from(range.end - at).map_or(buffer.len(), |left| left.min(buffer.len()));
-            let piece = buffer.get_mut(..len).unwrap_or_default();
-            let read = layer.data().read_exact_at(piece, at).and_then(|()| hashing.write_all(piece));
-            read.map_err(|error| error.to_string())?;
-            at += len as u64;
-        }
-        match hashing.finish(&digest) {
-            Ok(_) => return Ok(()),
-            Err(mismatch) if layer.is_era(era) => return Err(mismatch.to_string()),
-            Err(_) => {}
-        }
-    }
 }

@@ -4,17 +4,17 @@
 //! layer is in the store.
 
 use std::fs::File;
-use std::io::{self, BufWriter};
+use std::io::{self, BufWriter, Write as _};
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::blob::{Blob, Origin};
-use crate::digest::{Checked, DiffId, LayerDigest};
+use crate::digest::{Checked, DiffId, FrameHashing, LayerDigest};
 use crate::index::frames::{FrameId, Frames, FramesError};
 use crate::index::tree::read::Tree;
 use crate::store::layout::{DATA, FRAMES, Layout, RESIDENT, TREE};
-use crate::store::resident::{Era, Resident, ResidentError};
+use crate::store::resident::{Resident, ResidentError, Unread};
 use crate::store::{Shared, StoreError};
 use crate::sync::atomic::AtomicBool;
 use crate::sync::{Arc, Mutex};
@@ -146,19 +146,33 @@ impl Layer {
     pub fn read_at(&self, at: u64, out: &mut [u8]) -> Result<(), ReadError> {
         let end = at.checked_add(out.len() as u64).filter(|end| *end <= self.data_bytes());
         let range = at..end.ok_or(ReadError::Beyond { layer: self.digest, at })?;
-        // Goes round only if frames were dropped while it read, which is rare.
-        loop {
-            let era = self.resident.era();
-            if !self.resident.all()
-                && let Some(frames) = self.resident.missing(self.frames.covering(range.clone()))
-            {
-                return Err(ReadError::NotResident { frames });
+        let read = self.resident.read(|| self.frames.covering(range.clone()), || self.data.read_exact_at(out, at));
+        read.map_err(|unread| match unread {
+            Unread::NotResident(frames) => ReadError::NotResident { frames },
+            Unread::Failed(source) => ReadError::Io { layer: self.digest, source },
+        })
+    }
+
+    /// Whether the frame's bytes on disk have its digest, or what is wrong with them; nothing is if it is not resident.
+    /// `buffer` is what is read at a time.
+    pub(super) fn check_frame(&self, frame: u32, buffer: &mut [u8]) -> Result<(), String> {
+        let wrong = |error: FramesError| error.to_string();
+        let range = self.frames.data_range(FrameId(frame)).map_err(wrong)?;
+        let digest = self.frames.digest(FrameId(frame)).map_err(wrong)?;
+        let hash = || {
+            let (mut hashing, mut at) = (FrameHashing::new(io::sink()), range.start);
+            while at < range.end {
+                let len = usize::try_from(range.end - at).map_or(buffer.len(), |left| left.min(buffer.len()));
+                let piece = buffer.get_mut(..len).unwrap_or_default();
+                let read = self.data.read_exact_at(piece, at).and_then(|()| hashing.write_all(piece));
+                read.map_err(|error| error.to_string())?;
+                at += len as u64;
             }
-            let read = self.data.read_exact_at(out, at);
-            read.map_err(|source| ReadError::Io { layer: self.digest, source })?;
-            if self.resident.is(era) {
-                return Ok(());
-            }
+            hashing.finish(&digest).map(drop).map_err(|mismatch| mismatch.to_string())
+        };
+        match self.resident.read(|| frame..frame + 1, hash) {
+            Err(Unread::Failed(cause)) => Err(cause),
+            Ok(()) | Err(Unread::NotResident(_)) => Ok(()),
         }
     }
 
@@ -204,18 +218,6 @@ impl Layer {
 
     pub(super) fn is_resident(&self, frame: u32) -> bool {
         self.resident.has(frame)
-    }
-
-    pub(super) fn era(&self) -> Era {
-        self.resident.era()
-    }
-
-    pub(super) fn is_era(&self, era: Era) -> bool {
-        self.resident.is(era)
-    }
-
-    pub(super) fn data(&self) -> &File {
-        &self.data
     }
 
     /// Puts a frame from memory into the data file and makes it resident. This and [`Layer::keep_file`] are the only

@@ -10,7 +10,7 @@ mod error;
 mod fill;
 mod layer;
 mod layout;
-// mod receive;
+mod receive;
 mod records;
 mod recover;
 mod resident;
@@ -38,7 +38,7 @@ pub use check::{CheckProgress, CheckReport};
 pub use error::StoreError;
 pub use fill::{FillError, FillFailed};
 pub use layer::{Layer, ReadError};
-// pub use receive::Receiving;
+pub use receive::Receiving;
 pub use records::ImageRecord;
 
 /// What of the store can be chosen.
@@ -179,6 +179,11 @@ impl Store {
         self.entry(digest).map_or(Ok(()), |entry| self.discard(&entry))
     }
 
+    /// Begins to receive a layer: three empty files for the scan.
+    pub fn receive(&self, digest: &LayerDigest) -> Result<Receiving, StoreError> {
+        Receiving::begin(self.clone(), *digest)
+    }
+
     /// A number for a view, durably: no other view of this root had it, or will.
     pub fn new_view_slot(&self) -> Result<u32, StoreError> {
         self.inner.db.new_view_slot()
@@ -291,3 +296,6 @@ impl Entry {
         Ok(layer)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,7 @@
 //! Three rules, all kept here:
 //! - A bit is set only after the frame's checked bytes were written, and is on disk only after they are.
 //! - A bit is cleared, on disk too, before the frame's bytes are punched out.
-//! - A reader that saw bits set before its read and the same [`Era`] after it has read whole frames.
+//! - A reader that saw bits set before its read and the same era after it has read whole frames.
 //!
 //! A bit lost in a crash costs fetching its frame again and nothing else. The file, little-endian:
 //!
@@ -54,6 +54,14 @@ struct Disk {
 /// A stretch of time in which nothing of the layer was dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Era(u64);
+
+/// Why [`Resident::read`] read nothing.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Unread<E> {
+    /// From the first to the last that is missing.
+    NotResident(Range<u32>),
+    Failed(E),
+}
 
 /// Why a file is no bitmap of this layer.
 #[derive(Debug, thiserror::Error)]
@@ -121,15 +129,31 @@ impl Resident {
         Some(first..last + 1)
     }
 
-    /// To be taken before looking at bits and reading.
-    pub(super) fn era(&self) -> Era {
-        Era(self.era.load(Ordering::SeqCst))
+    /// Has `read` read these frames' bytes from the data file, if all of them are resident and stay so meanwhile. They
+    /// are only asked for if there is a frame missing at all.
+    pub(super) fn read<E>(
+        &self,
+        frames: impl Fn() -> Range<u32>,
+        mut read: impl FnMut() -> Result<(), E>,
+    ) -> Result<(), Unread<E>> {
+        // Goes round only if something was dropped while it read.
+        loop {
+            let era = self.era();
+            if !self.all()
+                && let Some(missing) = self.missing(frames())
+            {
+                return Err(Unread::NotResident(missing));
+            }
+            let done = read();
+            fence(Ordering::SeqCst);
+            if self.era() == era {
+                return done.map_err(Unread::Failed);
+            }
+        }
     }
 
-    /// Whether nothing was dropped since; to be asked after reading.
-    pub(super) fn is(&self, era: Era) -> bool {
-        fence(Ordering::SeqCst);
-        self.era() == era
+    fn era(&self) -> Era {
+        Era(self.era.load(Ordering::SeqCst))
     }
 
     /// The era to write a frame in: no drop is under way at its beginning.
@@ -143,7 +167,7 @@ impl Resident {
     #[must_use]
     pub(super) fn mark(&self, frame: u32, era: Era) -> bool {
         let _changing = self.changing.lock();
-        if !self.is(era) {
+        if self.era() != era {
             return false;
         }
         let group = self.groups.get((frame / GROUP) as usize).filter(|_| frame < self.frames);
@@ -332,7 +356,7 @@ mod tests {
                 Ok(())
             })
             .unwrap();
-        assert!(!resident.is(era), "a reader of before must see that something was dropped");
+        assert_ne!(resident.era(), era, "a reader of before must see that something was dropped");
         assert!(!resident.all());
         assert_eq!(resident.missing(0..31), Some(30..31));
         resident.drop_frames(30..34, |_| unreachable!("nothing was left to punch")).unwrap();
@@ -348,6 +372,39 @@ mod tests {
         assert!(!resident.has(3));
         assert!(resident.mark(3, resident.era_for_writing()));
         assert!(resident.has(3));
+    }
+
+    #[test]
+    fn a_read_during_which_something_was_dropped_does_not_count() {
+        let resident = open(&bitmap(10), 10);
+        let mut reads = 0;
+        let read = resident.read(
+            || 2..5,
+            || {
+                reads += 1;
+                resident.drop_frames([4], |_| Ok(()))
+            },
+        );
+        assert!(matches!(read, Err(Unread::NotResident(missing)) if missing == (4..5)));
+        assert_eq!(reads, 1);
+    }
+
+    #[test]
+    fn a_read_during_which_a_frame_went_and_came_back_is_made_again() {
+        let resident = open(&bitmap(10), 10);
+        let mut reads = 0;
+        let read = resident.read(
+            || 2..5,
+            || {
+                reads += 1;
+                if reads < 3 {
+                    resident.drop_frames([4], |_| Ok::<_, io::Error>(())).unwrap();
+                    assert!(resident.mark(4, resident.era_for_writing()));
+                }
+                Err::<(), _>(reads)
+            },
+        );
+        assert_eq!(read, Err(Unread::Failed(3)), "and its error counts only in the end");
     }
 
     #[test]
