@@ -77,6 +77,16 @@ struct Fetched {
 
 type Fetching = SharedFuture<BoxFuture<'static, Result<Fetched, FillError>>>;
 
+/// How a frame's flight gets at its bytes.
+enum Way {
+    /// They are there.
+    Resident,
+    /// In memory, from a request that it may share.
+    Small(Fetching),
+    /// Piece by piece through a file.
+    Large,
+}
+
 /// A request that is being put together. Flights that need it wait for it from the start.
 struct Request {
     fetching: Fetching,
@@ -147,13 +157,18 @@ impl Layer {
             let source = self.frames().source_range(FrameId(frame)).map_err(failed)?;
             let data = self.frames().data_range(FrameId(frame)).map_err(failed)?;
             let mut request = open.take().unwrap_or_else(|| Request::new(self.clone()));
-            let mut wanted = false;
+            let mut shares = false;
             tickets.push(self.shared.fills.join((self.slot(), frame), || {
-                // A large frame fetches for itself; a resident one became so after it was planned for.
-                wanted = !is_large(&source, &data) && !self.is_resident(frame);
-                self.clone().fill_one(frame, request.fetching.clone())
+                // Nobody else fills the frame from here on; but somebody may have since it was planned for.
+                let way = match is_large(&source, &data) {
+                    _ if self.is_resident(frame) => Way::Resident,
+                    true => Way::Large,
+                    false => Way::Small(request.fetching.clone()),
+                };
+                shares = matches!(way, Way::Small(_));
+                self.clone().fill_one(frame, way)
             }));
-            if wanted {
+            if shares {
                 request.extend(source);
                 open = Some(request);
             } else {
@@ -167,23 +182,11 @@ impl Layer {
     }
 
     /// The work of one frame's flight.
-    async fn fill_one(self: Arc<Self>, id: u32, fetching: Fetching) -> Result<(), FillError> {
-        if self.is_resident(id) {
-            return Ok(()); // it became so after the caller looked
-        }
-        let frame = self.frames().get(FrameId(id)).map_err(|error| self.index_error(error))?;
-        let filled = if is_large(&frame.source, &frame.data) {
-            drop(fetching);
-            self.fill_large(id, frame).await
-        } else {
-            let fetched = fetching.await?;
-            let permit = self.shared.decodes.clone().acquire_owned().await.map_err(|_| FillError::Stopping)?;
-            let layer = self.clone();
-            blocking(move || {
-                let _until_the_end = permit; // also when nobody waits any more
-                layer.keep_small(id, &frame, &fetched)
-            })
-            .await
+    async fn fill_one(self: Arc<Self>, id: u32, way: Way) -> Result<(), FillError> {
+        let filled = match way {
+            Way::Resident => return Ok(()),
+            Way::Large => self.fill_large(id).await,
+            Way::Small(fetching) => self.fill_small(id, fetching).await,
         };
         match &filled {
             Ok(()) => self.sync_soon(),
@@ -194,19 +197,32 @@ impl Layer {
         filled
     }
 
+    async fn fill_small(self: &Arc<Self>, id: u32, fetching: Fetching) -> Result<(), FillError> {
+        let fetched = fetching.await?;
+        let permit = self.shared.decodes.clone().acquire_owned().await.map_err(|_| FillError::Stopping)?;
+        let layer = self.clone();
+        blocking(move || {
+            let _until_the_end = permit; // also when nobody waits any more
+            layer.keep_small(id, &fetched)
+        })
+        .await
+    }
+
     /// Decodes and checks a frame in memory, and keeps it.
-    fn keep_small(&self, id: u32, frame: &Frame, fetched: &Fetched) -> Result<(), FillError> {
+    fn keep_small(&self, id: u32, fetched: &Fetched) -> Result<(), FillError> {
+        let frame = self.frames().get(FrameId(id)).map_err(|error| self.index_error(error))?;
         let place = |at: u64| at.checked_sub(fetched.start).and_then(|at| usize::try_from(at).ok());
         let place = place(frame.source.start).zip(place(frame.source.end));
         let mut source = place.and_then(|(start, end)| fetched.bytes.get(start..end)).unwrap_or_default();
         let mut data = Vec::with_capacity(length(&frame.data) as usize);
-        codec::decode(frame, &mut source, &mut data).map_err(|error| self.decode_error(id, error))?;
+        codec::decode(&frame, &mut source, &mut data).map_err(|error| self.decode_error(id, error))?;
         let data = check_frame(data, &frame.digest).map_err(|error| self.mismatch(id, error))?;
         self.keep_bytes(id, frame.data.start, &data).map_err(|error| self.write_error(id, error))
     }
 
     /// Fetches a frame piece by piece, decodes and checks it into an unnamed file, and keeps it from there.
-    async fn fill_large(self: &Arc<Self>, id: u32, frame: Frame) -> Result<(), FillError> {
+    async fn fill_large(self: &Arc<Self>, id: u32) -> Result<(), FillError> {
+        let frame = self.frames().get(FrameId(id)).map_err(|error| self.index_error(error))?;
         let permit = self.shared.fetches.clone().acquire_owned().await.map_err(|_| FillError::Stopping)?;
         let (pieces, source) = mpsc::channel(PIECES_WAITING);
         let (layer, range) = (self.clone(), frame.source.clone());
