@@ -3,6 +3,9 @@
 //! Uses nothing else of oncefs and knows nothing of layers or images.
 #![allow(unsafe_code)]
 
+pub mod bdi;
 pub mod file;
 pub mod inflate;
 pub mod mmap;
+pub mod mount;
+pub mod process;

@@ -1,0 +1,113 @@
+//! mount(2), umount2(2) and the kernel's table of mounts.
+//!
+//! All of it needs CAP_SYS_ADMIN but the table. Nothing here knows what is mounted or why.
+
+use std::ffi::CString;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::{Path, PathBuf};
+
+use rustix::mount::{MountFlags, UnmountFlags, mount as mount2, mount_bind, mount_remount, unmount as umount2};
+
+/// One line of /proc/self/mountinfo (proc(5)), as far as it is used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mounted {
+    /// Major and minor number of the file system's device.
+    pub device: (u32, u32),
+    /// What of the file system is mounted.
+    pub root: PathBuf,
+    pub at: PathBuf,
+    pub kind: String,
+}
+
+/// Shows `from` at `to` as well, read-only. Devices and set-user-id bits work as they do at `from`.
+pub fn bind_read_only(from: &Path, to: &Path) -> io::Result<()> {
+    mount_bind(from, to)?;
+    // A bind mount ignores flags, they take a second call (mount(2), "Creating a bind mount").
+    let read_only = mount_remount(to, MountFlags::BIND | MountFlags::RDONLY, "");
+    read_only.inspect_err(|_| drop(detach(to))).map_err(Into::into)
+}
+
+/// Mounts an EROFS image that lies in a file (Linux 6.12), with its one extra device.
+pub fn erofs(image: &Path, device: &Path, at: &Path) -> io::Result<()> {
+    let mut options = b"device=".to_vec();
+    options.extend(device.as_os_str().as_bytes());
+    let options = CString::new(options)?;
+    Ok(mount2(image, at, "erofs", MountFlags::RDONLY, options.as_c_str())?)
+}
+
+/// Takes the topmost mount at `at` away; fails with EBUSY while it is in use.
+pub fn unmount(at: &Path) -> io::Result<()> {
+    Ok(umount2(at, UnmountFlags::NOFOLLOW)?)
+}
+
+/// Takes the topmost mount at `at` out of sight at once; it ends when its last user leaves.
+pub fn detach(at: &Path) -> io::Result<()> {
+    Ok(umount2(at, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?)
+}
+
+/// The mounts this process sees, in the order they were made.
+pub fn table() -> io::Result<Vec<Mounted>> {
+    Ok(fs::read("/proc/self/mountinfo")?.split(|byte| *byte == b'\n').filter_map(parse).collect())
+}
+
+/// The topmost mount exactly at `at`, which must be absolute and free of symlinks.
+pub fn mounted_at(at: &Path) -> io::Result<Option<Mounted>> {
+    Ok(table()?.into_iter().rev().find(|mount| mount.at == at))
+}
+
+/// `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw`
+fn parse(line: &[u8]) -> Option<Mounted> {
+    let mut fields = line.split(|byte| *byte == b' ').skip(2);
+    let device = std::str::from_utf8(fields.next()?).ok()?;
+    let (major, minor) = device.split_once(':')?;
+    let (root, at) = (fields.next()?, fields.next()?);
+    let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
+    Some(Mounted {
+        device: (major.parse().ok()?, minor.parse().ok()?),
+        root: unescape(root),
+        at: unescape(at),
+        kind: String::from_utf8_lossy(kind).into_owned(),
+    })
+}
+
+/// Space, tab, newline and backslash are written as three octal digits after a backslash.
+fn unescape(field: &[u8]) -> PathBuf {
+    let mut path = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((byte, after)) = rest.split_first() {
+        rest = after;
+        let digits = after.first_chunk::<3>().filter(|digits| *byte == b'\\' && digits.iter().all(u8::is_ascii_digit));
+        match digits {
+            Some([a, b, c]) => {
+                path.push((a - b'0').wrapping_mul(64) | (b - b'0').wrapping_mul(8) | (c - b'0'));
+                rest = after.get(3..).unwrap_or_default();
+            }
+            None => path.push(*byte),
+        }
+    }
+    std::ffi::OsString::from_vec(path).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_mountinfo_is_read() {
+        let line = b"36 35 98:7 /views/a\\040b /mnt/two\\134 rw,noatime master:1 - fuse.oncefs oncefs rw";
+        let mounted = parse(line).unwrap();
+        assert_eq!(mounted.device, (98, 7));
+        assert_eq!(mounted.root, Path::new("/views/a b"));
+        assert_eq!(mounted.at, Path::new("/mnt/two\\"));
+        assert_eq!(mounted.kind, "fuse.oncefs");
+        assert_eq!(parse(b"36 35 98:7 /"), None);
+    }
+
+    #[test]
+    fn the_root_is_in_the_table() {
+        assert!(mounted_at(Path::new("/proc")).unwrap().is_some_and(|mount| mount.kind == "proc"));
+        assert!(mounted_at(Path::new("/proc/self")).unwrap().is_none());
+    }
+}
