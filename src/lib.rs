@@ -7,3 +7,4 @@ pub mod index;
 pub mod store;
 pub mod sync;
 pub mod sys;
+pub mod view;

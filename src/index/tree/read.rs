@@ -146,6 +146,11 @@ impl Tree {
         Ok(dir::Entries::of(self, dir)?.list())
     }
 
+    /// As [`Tree::list`], going on where an earlier list's [`List::offset`] stood.
+    pub fn list_from(&self, dir: Nid, offset: u64) -> Result<List<'_>, TreeError> {
+        dir::Entries::of(self, dir)?.list_from(offset)
+    }
+
     /// The directory that holds `dir`; of the root the root.
     pub fn parent(&self, dir: Nid) -> Result<Nid, TreeError> {
         match dir::Entries::of(self, dir)?.search(b"..")? {

@@ -45,6 +45,10 @@ struct Block<'a> {
 
 const BLOCK_BYTES: usize = BLOCK as usize;
 
+/// An offset is its block times this plus the entry in it; a block has fewer entries.
+const OFFSET_ENTRIES: u64 = 256;
+const _: () = assert!(BLOCK / (DIRENT_BYTES as u64) < OFFSET_ENTRIES);
+
 // === impl Entries ===
 
 impl<'a> Entries<'a> {
@@ -107,6 +111,22 @@ impl<'a> Entries<'a> {
     pub(super) fn list(self) -> List<'a> {
         let block = Block { nid: self.nid, bytes: &[], entries: 0 };
         List { entries: self, block, next_block: 0, next_entry: 0, last: &[] }
+    }
+
+    /// Goes on where [`List::offset`] said; an offset that is none has nothing behind it.
+    pub(super) fn list_from(self, offset: u64) -> Result<List<'a>, TreeError> {
+        let mut list = self.list();
+        let Some(next_block) = usize::try_from(offset / OFFSET_ENTRIES).ok().filter(|next| *next > 0) else {
+            return Ok(list);
+        };
+        if next_block > self.blocks() {
+            list.next_block = self.blocks();
+            return Ok(list);
+        }
+        list.block = self.block(next_block - 1)?;
+        list.next_block = next_block;
+        list.next_entry = list.block.entries.min((offset % OFFSET_ENTRIES) as usize);
+        Ok(list)
     }
 }
 
@@ -192,6 +212,11 @@ impl<'a> Iterator for List<'a> {
 }
 
 impl<'a> List<'a> {
+    /// Where the list stands, for [`Tree::list_from`]: 0 at the start and never again.
+    pub fn offset(&self) -> u64 {
+        self.next_block as u64 * OFFSET_ENTRIES + self.next_entry as u64
+    }
+
     fn step(&mut self) -> Option<Result<Child<'a>, TreeError>> {
         if self.next_entry == self.block.entries {
             if self.next_block >= self.entries.blocks() {

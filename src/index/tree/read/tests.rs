@@ -61,6 +61,25 @@ fn names_are_found_and_listed_in_a_directory_of_many_blocks() {
 }
 
 #[test]
+fn a_list_goes_on_from_any_position_it_had() {
+    let names = (0..700).map(|n| (format!("{}{n}", "y".repeat(n % 90)).into_bytes(), 1)).collect();
+    let tree = tree(&Source { inodes: vec![dir(names), inode(Kind::Fifo, Content::None)] });
+    let all: Vec<_> = tree.list(tree.root()).unwrap().map(Result::unwrap).collect();
+    let (mut list, mut positions) = (tree.list(tree.root()).unwrap(), vec![0]);
+    while list.next().is_some() {
+        positions.push(list.offset());
+    }
+    for (seen, position) in positions.into_iter().enumerate() {
+        let rest: Vec<_> = tree.list_from(tree.root(), position).unwrap().map(Result::unwrap).collect();
+        assert_eq!(rest, all[seen..]);
+        assert_eq!(position == 0, seen == 0);
+    }
+    for wild in [1, 255, 256 + 255, 1 << 40, u64::MAX] {
+        assert!(tree.list_from(tree.root(), wild).unwrap().count() <= all.len());
+    }
+}
+
+#[test]
 fn a_file_of_one_piece_is_one_extent_and_a_sparse_one_has_its_holes() {
     let tree = tree(&small());
     let (file, _) = tree.lookup(tree.root(), b"f").unwrap().unwrap();
