@@ -6,4 +6,5 @@
 pub mod codec;
 pub mod frames;
 pub mod scan;
+pub mod tar;
 pub mod tree;
