@@ -2,7 +2,9 @@
 
 pub mod blob;
 pub mod digest;
+pub mod errors;
 pub mod flight;
+pub mod fuse;
 pub mod index;
 pub mod store;
 pub mod sync;

@@ -1,0 +1,147 @@
+//! fuser's operations on views: each one finds out what is meant, asks the view, and replies. No logic of its own.
+//!
+//! Threads that answer the kernel never wait. What needs a view that is not loaded, or bytes that are not here, takes
+//! its reply into a task.
+
+mod answer;
+mod attributes;
+mod errno;
+mod operations;
+mod read;
+mod session;
+mod shelf;
+mod waiting;
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt as _;
+
+use fuser::{
+    Errno, FileHandle, Filesystem, INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyXattr, Request,
+};
+
+pub use operations::{Counts, Operation};
+pub use session::{Config, Options, Root, Session, SessionError};
+pub use shelf::{Provide, Ready, Shelf, Unavailable};
+
+use operations::Serving;
+
+/// The most that one read asks for. The kernel splits larger ones.
+const READ_BYTES_MAX: usize = 1 << 20;
+
+/// Requests of background reads that the kernel has under way at most. Its default of 12 would let a dozen readers of
+/// one stalled layer hold up the readers of all others.
+const BACKGROUND_MAX: u16 = 4096;
+
+/// What is asked of the kernel. One that lacks something serves without.
+const CAPABILITIES: [InitFlags; 7] = [
+    InitFlags::FUSE_DO_READDIRPLUS,
+    InitFlags::FUSE_READDIRPLUS_AUTO,
+    InitFlags::FUSE_PARALLEL_DIROPS,
+    InitFlags::FUSE_CACHE_SYMLINKS,
+    InitFlags::FUSE_NO_OPEN_SUPPORT,
+    InitFlags::FUSE_NO_OPENDIR_SUPPORT,
+    InitFlags::FUSE_ASYNC_DIO,
+];
+
+impl Filesystem for Serving {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        for capability in CAPABILITIES {
+            let _serves_without = config.add_capabilities(capability);
+        }
+        // The size of reads follows from that of writes, of which there are none.
+        let _keeps_its_own = config.set_max_write(READ_BYTES_MAX as u32);
+        let _keeps_its_own = config.set_max_readahead(READ_BYTES_MAX as u32);
+        let _keeps_its_own = config.set_max_background(BACKGROUND_MAX);
+        Ok(())
+    }
+
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.count(Operation::Lookup);
+        let name = name.as_bytes().to_vec();
+        self.at(request, parent, reply, move |node, reply| node.lookup(&name, reply));
+    }
+
+    fn getattr(&self, _request: &Request, node: INodeNo, _file: Option<FileHandle>, reply: ReplyAttr) {
+        self.count(Operation::Getattr);
+        self.getattr(node, reply);
+    }
+
+    fn readlink(&self, request: &Request, link: INodeNo, reply: ReplyData) {
+        self.count(Operation::Readlink);
+        self.at(request, link, reply, |node, reply| node.readlink(reply));
+    }
+
+    /// The kernel takes ENOSYS for "never ask again": files are opened without us, and their pages kept.
+    fn open(&self, _request: &Request, _file: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        self.count(Operation::Open);
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn opendir(&self, _request: &Request, _directory: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        self.count(Operation::Opendir);
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn read(
+        &self,
+        request: &Request,
+        file: INodeNo,
+        _handle: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        self.count(Operation::Read);
+        self.read(request, file, offset, size as usize, reply);
+    }
+
+    fn readdir(&self, request: &Request, directory: INodeNo, _handle: FileHandle, offset: u64, reply: ReplyDirectory) {
+        self.count(Operation::Readdir);
+        self.at(request, directory, reply, move |node, reply| node.readdir(offset, reply));
+    }
+
+    fn readdirplus(
+        &self,
+        request: &Request,
+        directory: INodeNo,
+        _handle: FileHandle,
+        offset: u64,
+        reply: ReplyDirectoryPlus,
+    ) {
+        self.count(Operation::Readdirplus);
+        self.at(request, directory, reply, move |node, reply| node.readdirplus(offset, reply));
+    }
+
+    fn statfs(&self, _request: &Request, node: INodeNo, reply: ReplyStatfs) {
+        self.count(Operation::Statfs);
+        self.statfs(node, reply);
+    }
+
+    fn getxattr(&self, request: &Request, node: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        self.count(Operation::Getxattr);
+        let name = name.as_bytes().to_vec();
+        self.at(request, node, reply, move |node, reply| node.getxattr(&name, size, reply));
+    }
+
+    fn listxattr(&self, request: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
+        self.count(Operation::Listxattr);
+        self.at(request, node, reply, move |node, reply| node.listxattr(size, reply));
+    }
+
+    fn lseek(
+        &self,
+        request: &Request,
+        file: INodeNo,
+        _handle: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        self.count(Operation::Lseek);
+        self.at(request, file, reply, move |node, reply| node.lseek(offset, whence, reply));
+    }
+}

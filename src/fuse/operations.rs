@@ -1,0 +1,284 @@
+//! Which node a request is about, and whether it can answer now or in a task.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use fuser::{
+    Errno, FileAttr, INodeNo, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEntry, ReplyLseek,
+    ReplyStatfs, ReplyXattr, Request,
+};
+use tokio::runtime::Handle;
+
+use super::answer::{Node, Where};
+use super::attributes::{FOREVER, NOT_AT_ALL, attributes, bare_directory};
+use super::read::{ReadFailed, Wanted};
+use super::session::Root;
+use super::shelf::{Ready, Shelf, Table};
+use super::waiting::Caller;
+use super::{READ_BYTES_MAX, errno};
+use crate::index::tree::{Nid, Node as Attributes};
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::spawn;
+use crate::view::{Meaning, NodeId, View, ViewSlot};
+
+/// No node of a tree is there: its image has its superblock behind it.
+const ROOT_NID: Nid = Nid(0);
+
+/// The unit in which statfs counts, and a name's most bytes (the kernel's NAME_MAX).
+const STATFS_BLOCK: u32 = 4096;
+const NAME_BYTES_MAX: u32 = 255;
+
+/// The file system that one session serves.
+#[derive(Clone)]
+pub(super) struct Serving {
+    shelf: Shelf,
+    root: Root,
+    owner: Option<(u32, u32)>,
+    runtime: Handle,
+    counts: Arc<Counts>,
+}
+
+/// What the kernel asks, of what is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    Lookup,
+    Getattr,
+    Readlink,
+    Open,
+    Opendir,
+    Read,
+    Readdir,
+    Readdirplus,
+    Statfs,
+    Getxattr,
+    Listxattr,
+    Lseek,
+}
+
+/// Requests of the kernel so far.
+#[derive(Debug, Default)]
+pub struct Counts([AtomicU64; 12]);
+
+/// Which node a request is about.
+enum Target {
+    /// The directory of all views.
+    Everything,
+    /// A directory of a view; `None` is its root, which has this name before its layers are known.
+    Directory(ViewSlot, Option<NodeId>),
+    File(NodeId),
+}
+
+/// A reply that can say no.
+pub(super) trait Refuse: Send + 'static {
+    fn refuse(self, errno: Errno);
+}
+
+macro_rules! refuse_with_error {
+    ($($reply:ty),*) => {$(
+        impl Refuse for $reply {
+            fn refuse(self, errno: Errno) {
+                self.error(errno);
+            }
+        }
+    )*};
+}
+
+refuse_with_error!(
+    ReplyAttr,
+    ReplyData,
+    ReplyDirectory,
+    ReplyDirectoryPlus,
+    ReplyEntry,
+    ReplyLseek,
+    ReplyStatfs,
+    ReplyXattr
+);
+
+// === impl Counts ===
+
+impl Counts {
+    pub fn of(&self, operation: Operation) -> u64 {
+        self.0.get(operation as usize).map_or(0, |count| count.load(Ordering::Relaxed))
+    }
+
+    pub fn all(&self) -> u64 {
+        self.0.iter().map(|count| count.load(Ordering::Relaxed)).sum()
+    }
+}
+
+// === impl Serving ===
+
+impl Serving {
+    pub(super) fn new(shelf: Shelf, root: Root, owner: Option<(u32, u32)>, runtime: Handle) -> Self {
+        Self { shelf, root, owner, runtime, counts: Arc::default() }
+    }
+
+    pub(super) fn counts(&self) -> Arc<Counts> {
+        self.counts.clone()
+    }
+
+    pub(super) fn count(&self, operation: Operation) {
+        if let Some(count) = self.counts.0.get(operation as usize) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Lets the node act, at once if its view is loaded, else in a task when it is.
+    pub(super) fn at<R: Refuse>(
+        &self,
+        request: &Request,
+        node: INodeNo,
+        reply: R,
+        act: impl FnOnce(&Node<'_>, R) + Send + 'static,
+    ) {
+        let table = self.shelf.table();
+        let (slot, id) = match self.target(node) {
+            None => return reply.refuse(Errno::ESTALE),
+            Some(Target::Everything) => return act(&Node { serving: self, place: Where::Everything }, reply),
+            Some(Target::File(id)) => {
+                return match table.view_of(id) {
+                    Some(view) => act(&Node { serving: self, place: Where::InView(view, id) }, reply),
+                    None => reply.refuse(Errno::ESTALE),
+                };
+            }
+            Some(Target::Directory(slot, id)) => (slot, id),
+        };
+        let act = move |serving: &Self, ready: &Ready, reply| {
+            let id = id.unwrap_or(ready.view.root());
+            act(&Node { serving, place: Where::InView(&ready.view, id) }, reply);
+        };
+        match table.ready(slot) {
+            Some(ready) => act(self, ready, reply),
+            None => self.when_loaded(request.into(), slot, reply, act),
+        }
+    }
+
+    fn when_loaded<R: Refuse>(
+        &self,
+        caller: Caller,
+        slot: ViewSlot,
+        reply: R,
+        act: impl FnOnce(&Self, &Ready, R) + Send + 'static,
+    ) {
+        let serving = self.clone();
+        self.later(async move {
+            match caller.waits_for(serving.shelf.load(slot)).await {
+                Some(Some(Ok(ready))) => act(&serving, &ready, reply),
+                Some(Some(Err(_logged_by_who_provides))) => reply.refuse(Errno::EIO),
+                Some(None) => reply.refuse(Errno::ESTALE),
+                None => reply.refuse(Errno::EINTR),
+            }
+        });
+    }
+
+    /// The root of a view that is not loaded looks like an empty directory: stat, df and tables of mounts fetch nothing.
+    pub(super) fn getattr(&self, node: INodeNo, reply: ReplyAttr) {
+        let table = self.shelf.table();
+        let known = match self.target(node) {
+            None => None,
+            Some(Target::Everything) => return reply.attr(&NOT_AT_ALL, &self.bare(node, 0o555)),
+            Some(Target::File(id)) => table.view_of(id).map(|view| (view, id)),
+            Some(Target::Directory(slot, id)) => match table.ready(slot) {
+                Some(ready) => Some((&ready.view, id.unwrap_or(ready.view.root()))),
+                None if table.views.contains_key(&slot) => {
+                    return reply.attr(&NOT_AT_ALL, &self.bare(node, 0o755));
+                }
+                None => None,
+            },
+        };
+        match known.map(|(view, id)| (view.node(id), view, id)) {
+            Some((Ok(found), view, id)) => reply.attr(&FOREVER, &self.attributes(view, id, &found)),
+            Some((Err(error), ..)) => reply.refuse(errno::of_view(&error)),
+            None => reply.refuse(Errno::ESTALE),
+        }
+    }
+
+    pub(super) fn read(&self, request: &Request, file: INodeNo, at: u64, len: usize, reply: ReplyData) {
+        let Some(Meaning::File(slot, nid)) = NodeId(file.0).meaning() else { return reply.error(Errno::EISDIR) };
+        let Some(layer) = self.shelf.table().layers.get(&slot).map(|(layer, _)| layer.clone()) else {
+            return reply.error(Errno::ESTALE);
+        };
+        let wanted = Wanted { layer, file: nid, at, len: len.min(READ_BYTES_MAX) };
+        let mut reply = Some(reply);
+        let mut give = |bytes: &[u8]| {
+            if let Some(reply) = reply.take() {
+                reply.data(bytes);
+            }
+        };
+        let failed = wanted.now(&mut give);
+        match (failed, reply) {
+            (Err(ReadFailed::NotResident(missing)), Some(reply)) => {
+                let caller = Caller::from(request);
+                self.later(async move {
+                    match caller.waits_for(wanted.later(missing)).await {
+                        Some(Ok(bytes)) => reply.data(&bytes),
+                        Some(Err(failed)) => reply.error(errno::of_read(&wanted, &failed)),
+                        None => reply.error(Errno::EINTR),
+                    }
+                });
+            }
+            (Err(failed), Some(reply)) => reply.error(errno::of_read(&wanted, &failed)),
+            _ => {}
+        }
+    }
+
+    /// A read-only file system that is exactly as large as what is in it: of a view, its layers' data and inodes.
+    pub(super) fn statfs(&self, node: INodeNo, reply: ReplyStatfs) {
+        let table = self.shelf.table();
+        let (mut bytes, mut inodes) = (0u64, 0u64);
+        let mut add = |ready: &Ready| {
+            for layer in ready.layers.values() {
+                bytes = bytes.saturating_add(layer.data_bytes());
+                inodes = inodes.saturating_add(layer.tree().counts().inodes.into());
+            }
+        };
+        match self.target(node) {
+            Some(Target::Directory(slot, _)) => table.ready(slot).into_iter().for_each(|ready| add(ready)),
+            _ => table.views.values().filter_map(|shown| shown.ready.as_ref()).for_each(|ready| add(ready)),
+        }
+        reply.statfs(bytes.div_ceil(STATFS_BLOCK.into()), 0, 0, inodes, 0, STATFS_BLOCK, NAME_BYTES_MAX, STATFS_BLOCK);
+    }
+
+    fn target(&self, node: INodeNo) -> Option<Target> {
+        match NodeId(node.0).meaning()? {
+            Meaning::Everything => Some(match self.root {
+                Root::All => Target::Everything,
+                Root::One(slot) => Target::Directory(slot, None),
+            }),
+            Meaning::File(..) => Some(Target::File(NodeId(node.0))),
+            Meaning::Directory { view, nid: ROOT_NID, .. } => Some(Target::Directory(view, None)),
+            Meaning::Directory { view, .. } => Some(Target::Directory(view, Some(NodeId(node.0)))),
+        }
+    }
+
+    /// What the kernel calls a node: a view's root has the same name before and after its layers are known.
+    pub(super) fn shown_id(&self, view: &View, id: NodeId) -> NodeId {
+        match self.root {
+            _ if id != view.root() => id,
+            Root::All => root_of(view.slot()),
+            Root::One(_) => NodeId::EVERYTHING,
+        }
+    }
+
+    pub(super) fn attributes(&self, view: &View, id: NodeId, found: &Attributes) -> FileAttr {
+        attributes(self.shown_id(view, id), found, self.owner)
+    }
+
+    fn bare(&self, node: INodeNo, mode: u16) -> FileAttr {
+        attributes(NodeId(node.0), &bare_directory(mode), self.owner)
+    }
+
+    pub(super) fn table(&self) -> arc_swap::Guard<Arc<Table>> {
+        self.shelf.table()
+    }
+
+    fn later(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let _inside = self.runtime.enter();
+        spawn(work);
+    }
+}
+
+/// A view's root, before and after its layers are known.
+pub(super) fn root_of(slot: ViewSlot) -> NodeId {
+    NodeId::directory(slot, 0, ROOT_NID)
+}

@@ -1,0 +1,96 @@
+//! The read path: a file's bytes from its layer's data file, at once if they are resident.
+//!
+//! A FUSE thread that finds a frame missing hands the reply to a task and takes the next request.
+
+use std::cell::RefCell;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::index::tree::read::TreeError;
+use crate::index::tree::{Nid, Place};
+use crate::store::{FillFailed, Layer, ReadError};
+
+/// How often a read fills what it misses. More than once only if the frames are dropped again before it read them.
+const FILLS_MAX: usize = 16;
+
+/// A stretch of one file, as the kernel asks for it.
+#[derive(Clone)]
+pub(super) struct Wanted {
+    pub(super) layer: Arc<Layer>,
+    pub(super) file: Nid,
+    pub(super) at: u64,
+    pub(super) len: usize,
+}
+
+/// Why there are no bytes.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReadFailed {
+    #[error("frames {0:?} are not resident")]
+    NotResident(Range<u32>),
+    #[error("the layer's tree is damaged; run `oncefs check --repair`")]
+    Tree(#[from] TreeError),
+    #[error(transparent)]
+    Data(ReadError),
+    #[error(transparent)]
+    Fill(#[from] FillFailed),
+    #[error("its frames are dropped as fast as they are fetched")]
+    Evicted,
+}
+
+thread_local! {
+    /// The reply's bytes. A megabyte for each request would be most of its cost.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Wanted {
+    /// Hands the bytes to `give`, fewer at the end of the file. Waits for nothing but the disk.
+    pub(super) fn now(&self, give: impl FnOnce(&[u8])) -> Result<(), ReadFailed> {
+        BUFFER.with_borrow_mut(|buffer| {
+            let size = self.layer.tree().node(self.file)?.size;
+            let left = usize::try_from(size.saturating_sub(self.at)).unwrap_or(usize::MAX);
+            let len = self.len.min(left);
+            if buffer.len() < len {
+                buffer.resize(len, 0);
+            }
+            let out = buffer.get_mut(..len).unwrap_or_default();
+            self.read_into(out)?;
+            give(out);
+            Ok(())
+        })
+    }
+
+    /// Fetches what is missing, and then what is missing still, until the bytes are there.
+    pub(super) async fn later(&self, missing: Range<u32>) -> Result<Vec<u8>, ReadFailed> {
+        let mut missing = missing;
+        for _ in 0..FILLS_MAX {
+            self.layer.fill(missing).await?;
+            let mut bytes = Vec::new();
+            missing = match self.now(|read| bytes.extend_from_slice(read)) {
+                Err(ReadFailed::NotResident(missing)) => missing,
+                read => return read.map(|()| bytes),
+            };
+        }
+        Err(ReadFailed::Evicted)
+    }
+
+    /// `out` lies within the file.
+    fn read_into(&self, out: &mut [u8]) -> Result<(), ReadFailed> {
+        let (mut at, mut rest) = (self.at, out);
+        while !rest.is_empty() {
+            let extent = self.layer.tree().extent(self.file, at)?;
+            let here = usize::try_from(extent.len).unwrap_or(usize::MAX).min(rest.len());
+            let (part, after) = rest.split_at_mut(here);
+            match extent.place {
+                Place::Data(offset) => self.layer.read_at(offset, part).map_err(|error| match error {
+                    ReadError::NotResident { frames } => ReadFailed::NotResident(frames),
+                    other => ReadFailed::Data(other),
+                })?,
+                Place::Tree(offset) => part.copy_from_slice(self.layer.tree().bytes(offset, here as u64)?),
+                Place::Hole => part.fill(0),
+            }
+            at += here as u64;
+            rest = after;
+        }
+        Ok(())
+    }
+}

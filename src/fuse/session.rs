@@ -1,0 +1,197 @@
+//! A FUSE mount and the threads that serve it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+
+use fuser::{Config as FuserConfig, INodeNo, MountOption, SessionACL};
+use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use super::READ_BYTES_MAX;
+use super::operations::{Counts, Serving};
+use super::shelf::Shelf;
+use crate::sys::{bdi, mount};
+use crate::view::ViewSlot;
+
+/// What a process sets for all its mounts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Threads that answer the kernel; 0 is one for each processor, at least 2. They never wait, so more than there
+    /// are processors are of no use.
+    pub threads: usize,
+    /// How far the kernel reads ahead of a sequential reader, in KiB (root only).
+    pub read_ahead_kib: u32,
+}
+
+/// What the mount's root is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Root {
+    /// A directory with one directory for each view: one mount for the whole process.
+    All,
+    /// One view. Its mount is its own, for who may not bind-mount.
+    One(ViewSlot),
+}
+
+/// What one mount sets.
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub root: Root,
+    /// Whether other users than the one who mounts may look.
+    pub allow_other: bool,
+    /// Show everything as belonging to this user and group.
+    pub owner: Option<(u32, u32)>,
+}
+
+/// A mount that is being served. Dropping it takes the mount out of sight.
+pub struct Session {
+    mountpoint: PathBuf,
+    unmounter: fuser::SessionUnmounter,
+    ended: watch::Receiver<bool>,
+    notifier: fuser::Notifier,
+    counts: Arc<Counts>,
+}
+
+/// Why a mount failed.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    #[error("cannot open /dev/fuse: load the module (modprobe fuse), and in a container give it the device")]
+    NoDevice(#[source] io::Error),
+    #[error("cannot mount FUSE at {}{hint}", at.display())]
+    Mount { at: PathBuf, hint: &'static str, source: io::Error },
+    #[error("cannot start the threads that serve {}", at.display())]
+    Threads { at: PathBuf, source: io::Error },
+}
+
+// === impl Config ===
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { threads: 0, read_ahead_kib: (READ_BYTES_MAX / 1024) as u32 }
+    }
+}
+
+impl Config {
+    fn thread_count(&self) -> usize {
+        let processors = || thread::available_parallelism().map_or(2, usize::from).max(2);
+        if self.threads == 0 { processors() } else { self.threads }
+    }
+}
+
+// === impl Session ===
+
+impl Session {
+    /// Mounts at `mountpoint` and serves what `shelf` shows. Waits are tasks of `runtime`.
+    pub fn start(
+        shelf: &Shelf,
+        mountpoint: &Path,
+        options: &Options,
+        config: &Config,
+        runtime: Handle,
+    ) -> Result<Self, SessionError> {
+        let failed = |source: io::Error| failed(mountpoint, source);
+        let mountpoint = mountpoint.canonicalize().map_err(failed)?;
+        let serving = Serving::new(shelf.clone(), options.root, options.owner, runtime);
+        let counts = serving.counts();
+        let mut session = fuser::Session::new(serving, &mountpoint, &fuser_config(options, config)).map_err(failed)?;
+        let (unmounter, notifier) = (session.unmount_callable(), session.notifier());
+        let (ending, ended) = watch::channel(false);
+        let serve = move || {
+            if let Err(error) = session.run() {
+                tracing::error!(%error, "serving FUSE ended with an error");
+            }
+            ending.send_replace(true);
+        };
+        let threads = |source| SessionError::Threads { at: mountpoint.clone(), source };
+        thread::Builder::new().name("fuse".to_owned()).spawn(serve).map_err(threads)?;
+        raise_read_ahead(&mountpoint, config.read_ahead_kib);
+        Ok(Self { mountpoint, unmounter, ended, notifier, counts })
+    }
+
+    pub fn mountpoint(&self) -> &Path {
+        &self.mountpoint
+    }
+
+    /// What the kernel has asked so far.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// Makes the kernel forget which views it was told of.
+    pub fn views_changed(&self) {
+        let _knows_none_is_fine = self.notifier.inval_inode(INodeNo::ROOT, 0, 0);
+    }
+
+    /// Takes the mount away; where it is in use, out of sight, and it ends with its last user.
+    pub fn unmount(&mut self) {
+        if mount::detach(&self.mountpoint).is_err() {
+            // An ordinary user's way: fuser asks fusermount3.
+            let _already_gone_is_fine = self.unmounter.unmount();
+        }
+    }
+
+    /// Resolves when the mount is gone, whoever took it away.
+    pub fn ended(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut ended = self.ended.clone();
+        async move {
+            let _sender_gone_is_ended_too = ended.wait_for(|ended| *ended).await;
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if !*self.ended.borrow() {
+            self.unmount();
+        }
+    }
+}
+
+fn fuser_config(options: &Options, config: &Config) -> FuserConfig {
+    let mut fuser = FuserConfig::default();
+    fuser.mount_options = vec![
+        MountOption::FSName("oncefs".to_owned()),
+        MountOption::Subtype("oncefs".to_owned()),
+        MountOption::RO,
+        MountOption::DefaultPermissions,
+    ];
+    if rustix::process::geteuid().is_root() {
+        // Images have device nodes and set-user-id programs, and containers want both.
+        fuser.mount_options.extend([MountOption::Dev, MountOption::Suid]);
+    }
+    fuser.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
+    fuser.n_threads = Some(config.thread_count());
+    fuser.clone_fd = true;
+    fuser
+}
+
+fn failed(at: &Path, source: io::Error) -> SessionError {
+    if !Path::new("/dev/fuse").exists() {
+        return SessionError::NoDevice(source);
+    }
+    let text = source.to_string();
+    let hint = if text.contains("user_allow_other") {
+        ": add user_allow_other to /etc/fuse.conf, or mount for yourself only"
+    } else if source.kind() == io::ErrorKind::PermissionDenied {
+        ": ordinary users need read and write access to /dev/fuse (mode 0666) and fusermount3 (package fuse3)"
+    } else if source.kind() == io::ErrorKind::NotFound {
+        ": is the directory there, and is fusermount3 (package fuse3) installed?"
+    } else {
+        ""
+    };
+    SessionError::Mount { at: at.to_owned(), hint, source }
+}
+
+/// What fails here costs speed only: ordinary users may not, and keep the kernel's 128 KiB.
+fn raise_read_ahead(mountpoint: &Path, kib: u32) {
+    let raised = mount::mounted_at(mountpoint).and_then(|mounted| match mounted {
+        Some(mounted) => bdi::set_read_ahead(mounted.device, kib),
+        None => Err(io::ErrorKind::NotFound.into()),
+    });
+    if let Err(error) = raised {
+        tracing::debug!(%error, "read-ahead stays as the kernel set it");
+    }
+}

@@ -1,0 +1,140 @@
+//! What a FUSE mount shows: its views by name, and the layers behind those that are loaded.
+//!
+//! Readers take a snapshot without a lock; the few who change something make a new one.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use futures::future::BoxFuture;
+
+use crate::store::Layer;
+use crate::sync::Mutex;
+use crate::view::{LayerSlot, Meaning, NodeId, View, ViewSlot};
+
+/// A view that can be served: all its layers are in the store.
+pub struct Ready {
+    pub view: Arc<View>,
+    /// Every layer that the view's node ids name.
+    pub layers: HashMap<LayerSlot, Arc<Layer>>,
+}
+
+/// Makes a view ready when somebody first looks at it. There is a flight behind it: callers share the work.
+pub trait Provide: Send + Sync + 'static {
+    fn view(&self) -> BoxFuture<'static, Result<Arc<Ready>, Unavailable>>;
+}
+
+/// Why there is no view, in words for the log; a reader only gets EIO.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
+pub struct Unavailable(pub Arc<str>);
+
+/// One view under the mount.
+#[derive(Clone)]
+pub(super) struct Shown {
+    pub(super) name: Arc<str>,
+    pub(super) provide: Arc<dyn Provide>,
+    pub(super) ready: Option<Arc<Ready>>,
+}
+
+/// The views under one mount, or under all mounts of a process. Clones share it.
+#[derive(Clone, Default)]
+pub struct Shelf {
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    table: ArcSwap<Table>,
+    /// Held while a new table is made of the old one.
+    changing: Mutex<()>,
+}
+
+/// A snapshot of the shelf.
+#[derive(Clone, Default)]
+pub(super) struct Table {
+    pub(super) views: HashMap<ViewSlot, Shown>,
+    pub(super) names: BTreeMap<Arc<str>, ViewSlot>,
+    /// Each layer with any view that has it: what a file is does not depend on which.
+    pub(super) layers: HashMap<LayerSlot, (Arc<Layer>, Arc<View>)>,
+}
+
+// === impl Shelf ===
+
+impl Shelf {
+    /// Shows a view. Nothing is asked of `provide` before somebody looks into it. A view that is shown already stays.
+    pub fn add(&self, slot: ViewSlot, name: &str, provide: Arc<dyn Provide>) {
+        let name: Arc<str> = name.into();
+        self.change(|table| {
+            table.views.entry(slot).or_insert_with(|| Shown { name: name.clone(), provide, ready: None });
+            table.names.insert(name.clone(), slot);
+        });
+    }
+
+    /// Shows a view no longer. Who has its files open finds them gone once the kernel asks again.
+    pub fn remove(&self, slot: ViewSlot) {
+        self.change(|table| {
+            if let Some(shown) = table.views.remove(&slot) {
+                table.names.remove(&shown.name);
+            }
+            table.collect_layers();
+        });
+    }
+
+    pub fn is_ready(&self, slot: ViewSlot) -> bool {
+        self.table().views.get(&slot).is_some_and(|shown| shown.ready.is_some())
+    }
+
+    pub(super) fn table(&self) -> arc_swap::Guard<Arc<Table>> {
+        self.shared.table.load()
+    }
+
+    /// The view, made ready if it is not. `None` if it is not shown (any more).
+    pub(super) async fn load(&self, slot: ViewSlot) -> Option<Result<Arc<Ready>, Unavailable>> {
+        let shown = self.table().views.get(&slot).cloned()?;
+        if let Some(ready) = shown.ready {
+            return Some(Ok(ready));
+        }
+        let loaded = shown.provide.view().await;
+        if let Ok(ready) = &loaded {
+            self.change(|table| {
+                let Some(shown) = table.views.get_mut(&slot) else { return };
+                shown.ready.get_or_insert_with(|| ready.clone());
+                table.collect_layers();
+            });
+        }
+        Some(loaded)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Table)) {
+        let _one_at_a_time = self.shared.changing.lock();
+        let mut table = Table::clone(&self.shared.table.load());
+        change(&mut table);
+        self.shared.table.store(Arc::new(table));
+    }
+}
+
+// === impl Table ===
+
+impl Table {
+    pub(super) fn ready(&self, slot: ViewSlot) -> Option<&Arc<Ready>> {
+        self.views.get(&slot)?.ready.as_ref()
+    }
+
+    /// Any view that has this file.
+    pub(super) fn view_of(&self, file: NodeId) -> Option<&Arc<View>> {
+        match file.meaning()? {
+            Meaning::File(slot, _) => self.layers.get(&slot).map(|(_, view)| view),
+            _ => None,
+        }
+    }
+
+    fn collect_layers(&mut self) {
+        let ready = self.views.values().filter_map(|shown| shown.ready.as_ref());
+        let of_one = |ready: &Arc<Ready>| {
+            let view = ready.view.clone();
+            ready.layers.clone().into_iter().map(move |(slot, layer)| (slot, (layer, view.clone())))
+        };
+        self.layers = ready.flat_map(of_one).collect();
+    }
+}
