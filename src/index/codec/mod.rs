@@ -114,11 +114,12 @@ pub fn recognise(head: &[u8], media_type: &str) -> Result<Codec, DecodeError> {
     if plain::looks_like_tar(head) {
         return Ok(Codec::Plain);
     }
-    let expected = match media_type {
-        kind if kind.ends_with("gzip") => format!("gzip, which its media type {kind} promises"),
-        kind if kind.ends_with("zstd") => format!("zstd, which its media type {kind} promises"),
+    let hint: String = media_type.chars().take(100).collect();
+    let expected = match hint.as_str() {
         "" => "a layer".to_owned(),
-        kind => format!("a tar, which its media type {} promises", kind.chars().take(100).collect::<String>()),
+        hint if hint.ends_with("gzip") => format!("gzip, which its media type {hint} promises"),
+        hint if hint.ends_with("zstd") => format!("zstd, which its media type {hint} promises"),
+        hint => format!("a tar, which its media type {hint} promises"),
     };
     let first: Vec<String> = head.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     Err(DecodeError::Unrecognised { expected, first: first.join(" ") })
