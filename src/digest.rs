@@ -34,7 +34,7 @@ pub struct ChainId(pub Digest);
 pub struct FrameDigest(pub [u8; 32]);
 
 /// Why a text is no digest.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 pub enum ParseDigestError {
     #[error("a digest is written sha256:<64 hex digits>, this one has no colon")]
     NoAlgorithm,

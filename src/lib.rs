@@ -6,6 +6,7 @@ pub mod errors;
 pub mod flight;
 pub mod fuse;
 pub mod index;
+pub mod registry;
 pub mod store;
 pub mod sync;
 pub mod sys;

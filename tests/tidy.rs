@@ -13,7 +13,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("digest", &[]),
     ("blob", &["digest"]),
     ("flight", &["sync"]),
-    ("registry", &["blob", "digest", "flight", "sync"]),
+    ("registry", &["blob", "digest", "errors", "flight", "sync"]),
     ("index", &["blob", "digest", "sync", "sys"]),
     ("store", &["blob", "digest", "flight", "index", "sync", "sys"]),
     ("view", &["digest", "index", "sync"]),
