@@ -2,4 +2,6 @@
 #![allow(clippy::indexing_slicing, clippy::unwrap_used)] // a test that panics has said what it had to say
 
 mod index;
+mod model;
+mod tar;
 mod tree;

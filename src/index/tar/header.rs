@@ -42,8 +42,10 @@ impl Block {
         Some(Self { header, is_star })
     }
 
+    /// As it stands there: the crate takes V7's 0 for ustar's `0`.
     pub(super) fn typeflag(&self) -> u8 {
-        self.header.entry_type().as_byte()
+        let [typeflag] = self.header.as_old().linkflag;
+        typeflag
     }
 
     /// The name with ustar's prefix; empty where longer names are said elsewhere.

@@ -5,21 +5,23 @@
 //! wherever they stand; a directory that replaces something else hides what is below it; a name is never looked
 //! up outside the layer's root; what would have to be guessed is refused. Never touches a file system.
 //!
-//! Memory: 72 bytes an inode, about 50 a name beside the name's own bytes, and twice that while `finish` turns
+//! Memory: 64 bytes an inode, about 50 a name beside the name's own bytes, and twice that while `finish` turns
 //! the draft into a source: about 300 bytes an entry at the peak, bounded by [`DraftLimits`].
 
 mod finish;
 mod name;
+mod node;
 mod walk;
 mod xattr;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use crate::index::tree::draft::name::Named;
 pub(crate) use crate::index::tree::draft::name::shown;
+use crate::index::tree::draft::node::{Body, Directory, Node};
 use crate::index::tree::draft::walk::Walk;
 use crate::index::tree::write::{Piece, Source};
-use crate::index::tree::{Kind, Time, Xattrs};
+use crate::index::tree::{Time, Xattrs};
 
 /// The mutable tree of one layer.
 #[derive(Debug)]
@@ -131,50 +133,8 @@ pub enum DraftError {
 type NodeId = u32;
 
 const ROOT: NodeId = 0;
-/// A symlink's target has to fit a page with its end (Linux `PATH_MAX`).
-const TARGET_MAX: usize = 4095;
 /// What a name costs beside its bytes: its place in the directory and the allocator's share, rounded up.
 const NAME_COST: usize = 64;
-
-#[derive(Debug)]
-struct Node {
-    body: Body,
-    mode: u16,
-    uid: u32,
-    gid: u32,
-    mtime: Time,
-    xattrs: Option<Box<Xattrs>>,
-    /// How many names it has; the root has one that nobody wrote.
-    names: u32,
-}
-
-#[derive(Debug)]
-enum Body {
-    Directory(Box<Directory>),
-    File {
-        size: u64,
-        at: u64,
-    },
-    Sparse(Box<(u64, Vec<Piece>)>),
-    Symlink(Box<[u8]>),
-    /// A hard link to what a layer below has at this path.
-    LowerLink(Box<[u8]>),
-    CharDevice(u32, u32),
-    BlockDevice(u32, u32),
-    Fifo,
-    Gone,
-}
-
-#[derive(Debug, Default)]
-struct Directory {
-    children: BTreeMap<Box<[u8]>, NodeId>,
-    /// No entry names it; it is there for what is below.
-    implied: bool,
-    /// It stands where this layer had (or hid) something else, so nothing of a lower one shows through.
-    fresh: bool,
-    /// What lower layers have in it is hidden.
-    opaque: bool,
-}
 
 // === impl DraftLimits ===
 
@@ -378,68 +338,5 @@ impl Draft {
     }
 }
 
-// === impl Node ===
-
-impl Node {
-    fn new(body: Body, attributes: Attributes) -> Result<Self, DraftError> {
-        let mode = if matches!(body, Body::Symlink(_)) { 0o777 } else { attributes.mode & 0o7777 };
-        let Attributes { uid, gid, mtime, .. } = attributes;
-        Ok(Self { body, mode, uid, gid, mtime, xattrs: xattr::kept(attributes.xattrs)?, names: 0 })
-    }
-
-    /// A directory that no entry names: root's, mode 0755, of 1970.
-    fn implied_directory() -> Self {
-        let body = Body::Directory(Box::new(Directory { implied: true, ..Directory::default() }));
-        Self { body, mode: 0o755, uid: 0, gid: 0, mtime: Time::default(), xattrs: None, names: 0 }
-    }
-
-    fn kept_bytes(&self) -> usize {
-        let xattrs = self.xattrs.iter().flat_map(|xattrs| xattrs.iter());
-        let body = match &self.body {
-            Body::Symlink(target) | Body::LowerLink(target) => target.len(),
-            Body::Sparse(sparse) => sparse.1.iter().map(piece_bytes).sum(),
-            _ => 0,
-        };
-        xattrs.map(|(name, value)| size_of::<(Vec<u8>, Vec<u8>)>() + name.len() + value.len()).sum::<usize>() + body
-    }
-}
-
-fn piece_bytes(piece: &Piece) -> usize {
-    use crate::index::tree::write::From;
-    size_of::<Piece>() + if let From::Bytes(bytes) = &piece.from { bytes.len() } else { 0 }
-}
-
-impl Body {
-    fn of(what: What<'_>) -> Result<Self, DraftError> {
-        Ok(match what {
-            What::Directory | What::HardLink(_) => Self::Gone,
-            What::File { size, at } => Self::File { size, at },
-            What::Sparse { size, pieces } => Self::Sparse(Box::new((size, pieces))),
-            What::Symlink(target) if target.is_empty() || target.len() > TARGET_MAX || target.contains(&0) => {
-                return Err(DraftError::SymlinkTarget);
-            }
-            What::Symlink(target) => Self::Symlink(target.into()),
-            What::CharDevice(major, minor) | What::BlockDevice(major, minor)
-                if major >= 1 << 12 || minor >= 1 << 20 =>
-            {
-                return Err(DraftError::Device { major, minor });
-            }
-            // 0:0 is how overlayfs writes a whiteout. Major 0 is no device, so 0:1 opens as little and hides nothing.
-            What::CharDevice(0, 0) => Self::CharDevice(0, 1),
-            What::CharDevice(major, minor) => Self::CharDevice(major, minor),
-            What::BlockDevice(major, minor) => Self::BlockDevice(major, minor),
-            What::Fifo => Self::Fifo,
-        })
-    }
-
-    fn kind(&self) -> Kind {
-        match self {
-            Self::Directory(_) => Kind::Directory,
-            Self::Symlink(_) => Kind::Symlink,
-            Self::CharDevice(..) => Kind::CharDevice,
-            Self::BlockDevice(..) => Kind::BlockDevice,
-            Self::Fifo => Kind::Fifo,
-            Self::File { .. } | Self::Sparse(_) | Self::LowerLink(_) | Self::Gone => Kind::File,
-        }
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 use std::mem;
 
 use crate::index::tree::draft::name::{next_component, shown};
-use crate::index::tree::draft::{Body, Draft, DraftError, Node, NodeId, ROOT};
+use crate::index::tree::draft::node::{Body, Node};
+use crate::index::tree::draft::{Draft, DraftError, NodeId, ROOT};
 use crate::index::tree::write::{Content, From, Inode, InodeId, Piece, Source};
 use crate::index::tree::{IMPLIED, Kind, LOWER_LINK, OPAQUE, Time, Xattrs};
 

@@ -2,7 +2,8 @@
 //! name alone where the layer has nothing. Only looks; nothing is made on the way.
 
 use crate::index::tree::draft::name::{DEPTH_MAX, check_directory, next_component, shown};
-use crate::index::tree::draft::{Body, Draft, DraftError, Node, NodeId, ROOT};
+use crate::index::tree::draft::node::{Body, Node};
+use crate::index::tree::draft::{Draft, DraftError, NodeId, ROOT};
 
 /// Symlinks one way may lead through, as many as Linux follows.
 const HOPS_MAX: u32 = 40;

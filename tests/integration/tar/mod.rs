@@ -1,0 +1,3 @@
+//! Tars of other people's making, and what entries mean.
+
+mod draft;
