@@ -4,7 +4,6 @@
 //! again.
 
 use std::fs::File;
-use std::io;
 
 use serde::Serialize;
 
@@ -86,15 +85,21 @@ impl Check<'_> {
     fn directories(&mut self) -> Result<(), StoreError> {
         let inner = &self.store.inner;
         let _placing = inner.placing.lock();
-        for digest in recover::found(&inner.shared.layout)? {
+        for (digest, lacks) in recover::found(&inner.shared.layout)? {
             if self.store.entry(&digest).is_some() {
                 continue;
             }
-            if self.repair {
+            let (what, done) = match lacks {
+                None => ("its files are there but the database does not know it".to_owned(), "it was taken in"),
+                Some(file) => (format!("there is a directory of it without {file}"), "the directory was removed"),
+            };
+            if self.repair && lacks.is_some() {
+                recover::remove_all(&inner.shared.layout.layer(&digest))?;
+            } else if self.repair {
                 let record = recover::adopt(&inner.db, &digest)?;
                 inner.entries.lock().insert(digest, Arc::new(Entry::new(digest, record)));
             }
-            self.problem(&digest, "its files are there but the database does not know it", Ok("it was taken in"));
+            self.problem(&digest, &what, Ok(done));
         }
         Ok(())
     }
@@ -176,11 +181,11 @@ fn check_index(layer: &Layer) -> Result<(), StoreError> {
     let damaged = |cause: String| StoreError::Damaged { layer: layer.digest(), cause };
     let open = |name| {
         let path = layer.directory().join(name);
-        File::open(&path).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => damaged(format!("{name} is missing")),
-            _ => StoreError::io("open", &path)(error),
-        })
+        File::open(&path).map_err(StoreError::io("open", &path))
     };
+    if let Some(file) = recover::lacks(layer.directory()) {
+        return Err(damaged(format!("{file} is missing")));
+    }
     let frames = Frames::open(&open(FRAMES)?).map_err(|error| damaged(error.to_string()))?;
     for frame in 0..frames.len() {
         frames.get(FrameId(frame)).map_err(|error| damaged(format!("frame {frame}: {error}")))?;

@@ -2,8 +2,13 @@
 //!
 //! Every method that changes something returns after the change is on disk. Reads and writes are small and rare
 //! (one a layer, one an image, one a mount), so one lock around it all is enough.
+//!
+//! sled 0.34 does not survive a failed write: it may wait for ever in its next flush, or in its destructor. So space is
+//! reserved before each change, values are kept small enough never to become files of their own, and after an
+//! error all the same the database is not touched again by this process.
 
 use std::fs;
+use std::fs::File;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -13,6 +18,7 @@ use crate::digest::{Digest, LayerDigest};
 use crate::store::StoreError;
 use crate::store::layout::Layout;
 use crate::store::records::{ImageRecord, LayerRecord, RecordError};
+use crate::store::slots::Counter;
 use crate::sync::Mutex;
 use crate::sys::file;
 
@@ -22,21 +28,19 @@ const VERSION: u32 = 1;
 /// sled's own cache; its default of 1 GiB is for another kind of program.
 const CACHE_BYTES: u64 = 4 << 20;
 
+/// A larger value is cut into pieces of this size: 16 of them, as many as sled keeps together, stay below the 128 KiB
+/// from which on it uses files of their own.
+const PIECE_BYTES: usize = 4096;
+
+/// Space reserved ahead of the log's end: four of sled's segments, beside what a change writes itself.
+const RESERVE_BYTES: u64 = 2 << 20;
+
 /// How long sled's worker threads may take to let go of a database that was just closed.
 const CLOSING: Duration = Duration::from_secs(10);
 
-/// Numbers run from 1 up to this. A node id has 31 bits for a layer and 23 for a view (see `view`).
-const LAYER_SLOTS: u32 = 1 << 31;
-const VIEW_SLOTS: u32 = 1 << 23;
-
-/// A database that replaces a lost one begins in the next of so many parts of the numbers, so that it hands out none
-/// that the lost one did: node ids in a living kernel connection are made of them.
-const PARTS: u32 = 16;
-
 pub(super) struct Db {
     layout: Layout,
-    /// Empty after an I/O error, such as a full disk: sled refuses all work from then on, so the next call opens it
-    /// again.
+    /// Empty after an error.
     trees: Mutex<Option<Trees>>,
 }
 
@@ -53,16 +57,11 @@ struct Trees {
     meta: sled::Tree,
     /// By the layer's digest, 32 bytes.
     layers: sled::Tree,
-    /// By reference, a zero byte, platform.
+    /// By reference, a zero byte, platform, a zero byte, and the number of the piece of the value, 2 bytes big-endian.
     images: sled::Tree,
     db: sled::Db,
-}
-
-/// A counter in `meta`.
-#[derive(Clone, Copy)]
-enum Counter {
-    Layer,
-    View,
+    /// sled's log, for reserving space.
+    log: File,
 }
 
 /// Why a database cannot be used.
@@ -83,7 +82,7 @@ impl Db {
         let existed = path.exists();
         let opened = Trees::open(&path).and_then(|trees| match trees.version()? {
             None if existed => Err(Trouble::Broken("it has no version".to_owned())),
-            None => trees.found(first_part(layout)).map(|()| (trees, Vec::new())),
+            None => trees.found(lost_count(layout)).map(|()| (trees, Vec::new())),
             Some(has) if has > VERSION => {
                 Err(Trouble::Failed(StoreError::Newer { root: layout.root().to_path_buf(), has, known: VERSION }))
             }
@@ -110,11 +109,12 @@ impl Db {
     }
 
     pub(super) fn put_layer(&self, digest: &LayerDigest, record: &LayerRecord) -> Result<(), StoreError> {
-        self.change(|trees| trees.layers.insert(digest.0.as_bytes(), record.encode()).map(drop))
+        let bytes = record.encode();
+        self.change(bytes.len(), |trees| trees.layers.insert(digest.0.as_bytes(), bytes).map(drop))
     }
 
     pub(super) fn remove_layer(&self, digest: &LayerDigest) -> Result<(), StoreError> {
-        self.change(|trees| trees.layers.remove(digest.0.as_bytes()).map(drop))
+        self.change(0, |trees| trees.layers.remove(digest.0.as_bytes()).map(drop))
     }
 
     pub(super) fn new_view_slot(&self) -> Result<u32, StoreError> {
@@ -122,80 +122,88 @@ impl Db {
     }
 
     pub(super) fn put_image(&self, image: &ImageRecord) -> Result<(), StoreError> {
-        let key = image_key(&image.reference, &image.platform);
-        self.change(|trees| trees.images.insert(key, image.encode()).map(drop))
+        let (key, bytes) = (image_key(&image.reference, &image.platform), image.encode());
+        self.change(bytes.len(), |trees| {
+            let mut batch = trees.removal(&key)?;
+            for (number, piece) in bytes.chunks(PIECE_BYTES).enumerate() {
+                batch.insert([key.as_slice(), &(number as u16).to_be_bytes()].concat(), piece);
+            }
+            trees.images.apply_batch(batch)
+        })
     }
 
     pub(super) fn remove_image(&self, reference: &str, platform: &str) -> Result<(), StoreError> {
-        self.change(|trees| trees.images.remove(image_key(reference, platform)).map(drop))
+        let key = image_key(reference, platform);
+        self.change(0, |trees| trees.removal(&key).and_then(|batch| trees.images.apply_batch(batch)))
     }
 
     pub(super) fn image(&self, reference: &str, platform: &str) -> Result<Option<ImageRecord>, StoreError> {
-        let found = self.with(|trees| trees.images.get(image_key(reference, platform)))?;
-        found.map(|bytes| ImageRecord::decode(&bytes)).transpose().map_err(|error| self.bad_record(error))
+        let found = self.with(|trees| trees.images(&image_key(reference, platform)))?;
+        self.decoded(found).map(|mut images| images.pop())
     }
 
     pub(super) fn images(&self) -> Result<Vec<ImageRecord>, StoreError> {
-        let found = self.with(|trees| trees.images.iter().values().collect::<Result<Vec<_>, _>>())?;
-        let records = found.iter().map(|bytes| ImageRecord::decode(bytes)).collect::<Result<_, _>>();
-        records.map_err(|error| self.bad_record(error))
+        let found = self.with(|trees| trees.images(&[]))?;
+        self.decoded(found)
+    }
+
+    fn decoded(&self, images: Vec<Vec<u8>>) -> Result<Vec<ImageRecord>, StoreError> {
+        let records = images.iter().map(|bytes| ImageRecord::decode(bytes)).collect::<Result<_, _>>();
+        records.map_err(|error| StoreError::Database { path: self.layout.db(), source: error.into() })
     }
 
     /// The counter's next number, durably: it is never handed out again.
     fn next(&self, counter: Counter) -> Result<u32, StoreError> {
         let number = self.with(|trees| trees.counter(counter))?;
         if number >= counter.end() {
-            return Err(StoreError::NoSlots { root: self.layout.root().to_path_buf(), kind: counter.kind() });
+            return Err(StoreError::NoSlots { root: self.layout.root().to_path_buf(), kind: counter.what() });
         }
-        self.change(|trees| trees.meta.insert(counter.key(), &(number + 1).to_le_bytes()).map(drop))?;
+        self.change(0, |trees| trees.meta.insert(counter.key(), &(number + 1).to_le_bytes()).map(drop))?;
         Ok(number)
     }
 
-    /// Changes something, and returns when it is on disk.
-    fn change(&self, act: impl FnOnce(&Trees) -> sled::Result<()>) -> Result<(), StoreError> {
-        self.with(|trees| act(trees).and_then(|()| trees.db.flush()).map(drop))
+    /// Changes something by writing about so many bytes, and returns when it is on disk.
+    fn change(&self, bytes: usize, act: impl FnOnce(&Trees) -> sled::Result<()>) -> Result<(), StoreError> {
+        let mut trees = self.trees.lock();
+        self.opened(&trees)?.reserve(bytes).map_err(StoreError::io("reserve space for", &self.layout.db()))?;
+        self.act(&mut trees, |trees| act(trees).and_then(|()| trees.db.flush()).map(drop))
     }
 
     fn with<R>(&self, act: impl FnOnce(&Trees) -> sled::Result<R>) -> Result<R, StoreError> {
-        let path = self.layout.db();
-        let mut opened = self.trees.lock();
-        let trees = match opened.take() {
-            Some(trees) => trees,
-            None => Trees::open(&path).map_err(|trouble| trouble.into_error(&path))?,
-        };
-        let result = act(&trees).map_err(|error| failure(error, &path))?; // drops the trees
-        *opened = Some(trees);
-        Ok(result)
+        self.act(&mut self.trees.lock(), act)
     }
 
-    fn bad_record(&self, error: RecordError) -> StoreError {
-        StoreError::Database { path: self.layout.db(), source: error.into() }
+    fn act<R>(&self, trees: &mut Option<Trees>, act: impl FnOnce(&Trees) -> sled::Result<R>) -> Result<R, StoreError> {
+        act(self.opened(trees)?).map_err(|error| {
+            std::mem::forget(trees.take());
+            failure(error, &self.layout.db())
+        })
+    }
+
+    fn opened<'a>(&self, trees: &'a Option<Trees>) -> Result<&'a Trees, StoreError> {
+        trees.as_ref().ok_or_else(|| StoreError::DatabaseFailed { path: self.layout.db() })
     }
 }
 
 /// Moves the database at `path` aside and starts an empty one.
 fn replace(layout: &Layout, path: &Path) -> Result<Trees, StoreError> {
-    let aside = layout.broken_db(broken_count(layout));
+    let aside = layout.broken_db(lost_count(layout));
     fs::rename(path, &aside).map_err(StoreError::io("move aside the database", path))?;
     let into_error = |trouble: Trouble| trouble.into_error(path);
     let trees = Trees::open(path).map_err(into_error)?;
-    trees.found(first_part(layout)).map_err(into_error)?;
+    trees.found(lost_count(layout)).map_err(into_error)?;
     file::sync_directory(layout.root()).map_err(StoreError::io("sync", layout.root()))?;
     Ok(trees)
 }
 
 /// How many databases lie moved aside under the root.
-fn broken_count(layout: &Layout) -> u32 {
+fn lost_count(layout: &Layout) -> u32 {
     (0..u32::MAX).find(|number| !layout.broken_db(*number).exists()).unwrap_or(u32::MAX)
 }
 
-/// The part of the numbers in which a new database begins.
-fn first_part(layout: &Layout) -> u32 {
-    broken_count(layout) % PARTS
-}
-
+/// What the keys of all pieces of an image begin with.
 fn image_key(reference: &str, platform: &str) -> Vec<u8> {
-    [reference.as_bytes(), b"\0", platform.as_bytes()].concat()
+    [reference.as_bytes(), b"\0", platform.as_bytes(), b"\0"].concat()
 }
 
 // === impl Trees ===
@@ -219,15 +227,52 @@ impl Trees {
             }
         };
         let tree = |name| db.open_tree(name).map_err(|error| Trouble::of(error, path));
-        Ok(Self { meta: tree("meta")?, layers: tree("layers")?, images: tree("images")?, db })
+        let (meta, layers, images) = (tree("meta")?, tree("layers")?, tree("images")?);
+        let log = path.join("db");
+        let log = File::options().write(true).open(&log).map_err(StoreError::io("open", &log));
+        Ok(Self { meta, layers, images, db, log: log.map_err(Trouble::Failed)? })
     }
 
-    /// Makes an empty database one of ours.
-    fn found(&self, part: u32) -> Result<(), Trouble> {
+    /// Makes sure that a change which writes so many bytes finds its space.
+    fn reserve(&self, bytes: usize) -> io::Result<()> {
+        // sled rewrites neighbours of a value as it grows: measured, up to 3.3 times the value in all.
+        let ahead = RESERVE_BYTES + 4 * bytes as u64;
+        match file::reserve(&self.log, self.log.metadata()?.len() + ahead) {
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                let enough = file::space(&self.log)?.available >= ahead;
+                if enough { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
+            }
+            reserved => reserved,
+        }
+    }
+
+    /// The values of the images whose keys begin like this, each put together from its pieces.
+    fn images(&self, prefix: &[u8]) -> sled::Result<Vec<Vec<u8>>> {
+        let mut images: Vec<Vec<u8>> = Vec::new();
+        for item in self.images.scan_prefix(prefix) {
+            let (key, piece) = item?;
+            match images.last_mut() {
+                Some(image) if !key.ends_with(&[0, 0]) => image.extend_from_slice(&piece),
+                _ => images.push(piece.to_vec()),
+            }
+        }
+        Ok(images)
+    }
+
+    /// What takes out all pieces of an image.
+    fn removal(&self, key: &[u8]) -> sled::Result<sled::Batch> {
+        let mut batch = sled::Batch::default();
+        for piece in self.images.scan_prefix(key).keys() {
+            batch.remove(piece?);
+        }
+        Ok(batch)
+    }
+
+    /// Makes an empty database one of ours, the successor of so many lost ones.
+    fn found(&self, lost: u32) -> Result<(), Trouble> {
         let write = || {
             for counter in [Counter::Layer, Counter::View] {
-                let first = (part * (counter.end() / PARTS)).max(1);
-                self.meta.insert(counter.key(), &first.to_le_bytes())?;
+                self.meta.insert(counter.key(), &counter.first(lost).to_le_bytes())?;
             }
             self.db.flush()?;
             self.meta.insert("version", &VERSION.to_le_bytes())?;
@@ -260,8 +305,8 @@ impl Trees {
                 let key = key.as_ref().try_into().map_err(|_| RecordError::Field)?;
                 layers.push((LayerDigest(Digest::from_bytes(key)), LayerRecord::decode(&value)?));
             }
-            for item in &self.images {
-                ImageRecord::decode(&item.map_err(of)?.1)?;
+            for image in self.images(&[]).map_err(of)? {
+                ImageRecord::decode(&image)?;
             }
             let next = self.counter(Counter::Layer).map_err(of)?;
             self.counter(Counter::View).map_err(of)?;
@@ -272,31 +317,6 @@ impl Trees {
         };
         catch_unwind(AssertUnwindSafe(reading))
             .unwrap_or_else(|_panic| Err(Trouble::Broken("reading it panicked".to_owned())))
-    }
-}
-
-// === impl Counter ===
-
-impl Counter {
-    fn key(self) -> &'static str {
-        match self {
-            Self::Layer => "next-layer-slot",
-            Self::View => "next-view-slot",
-        }
-    }
-
-    fn kind(self) -> &'static str {
-        match self {
-            Self::Layer => "layer",
-            Self::View => "view",
-        }
-    }
-
-    fn end(self) -> u32 {
-        match self {
-            Self::Layer => LAYER_SLOTS,
-            Self::View => VIEW_SLOTS,
-        }
     }
 }
 
@@ -405,7 +425,7 @@ mod tests {
     fn a_database_of_a_newer_program_is_refused_and_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let db = open(dir.path()).db;
-        db.change(|trees| trees.meta.insert("version", &2u32.to_le_bytes()).map(drop)).unwrap();
+        db.change(0, |trees| trees.meta.insert("version", &2u32.to_le_bytes()).map(drop)).unwrap();
         drop(db);
         let refused = Db::open(&Layout::new(dir.path())).map(drop).unwrap_err();
         assert!(matches!(refused, StoreError::Newer { has: 2, known: 1, .. }), "{refused}");
@@ -418,7 +438,7 @@ mod tests {
         for round in 0..3u32 {
             let opened = open(dir.path());
             assert_eq!(opened.lost.is_some(), round > 0, "round {round}: {:?}", opened.lost);
-            let first = (round * (LAYER_SLOTS / PARTS)).max(1);
+            let first = Counter::Layer.first(round);
             assert_eq!(opened.db.add_layer(&digest("a"), record).unwrap(), first);
             drop(opened);
             let files = walk(&dir.path().join("db"));

@@ -26,6 +26,8 @@ pub enum StoreError {
     Newer { root: PathBuf, has: u32, known: u32 },
     #[error("the database {} failed", .path.display())]
     Database { path: PathBuf, source: Box<dyn std::error::Error + Send + Sync> },
+    #[error("the database {} failed earlier; restart oncefs to use it again", .path.display())]
+    DatabaseFailed { path: PathBuf },
     #[error("the database {} cannot be read and was not repaired: {cause}", .path.display())]
     DatabaseBroken { path: PathBuf, cause: String },
     #[error("the files of layer {layer} are damaged: {cause}")]

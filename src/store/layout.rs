@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <root>/lock                     the pid of the owner; flock'ed while it lives
+//! <root>/reserve                  space kept for opening the database on a full disk
 //! <root>/db/                      sled
 //! <root>/db.broken-<n>/           a database that could not be read, kept for people to look at
 //! <root>/layers/sha256/<hex>/     one finished layer: data, tree, frames, resident
@@ -35,6 +36,10 @@ impl Layout {
 
     pub(super) fn lock(&self) -> PathBuf {
         self.root.join("lock")
+    }
+
+    pub(super) fn reserve(&self) -> PathBuf {
+        self.root.join("reserve")
     }
 
     pub(super) fn db(&self) -> PathBuf {

@@ -14,6 +14,7 @@ mod receive;
 mod records;
 mod recover;
 mod resident;
+mod slots;
 mod source;
 
 use std::collections::BTreeMap;
@@ -103,7 +104,7 @@ impl Store {
     pub fn open(root: &Path, config: Config, blobs: Arc<dyn Blobs>) -> Result<Self, StoreError> {
         let layout = Layout::new(root);
         let lock = recover::take(&layout)?;
-        let (db, records) = recover::bring_in_order(&layout)?;
+        let (db, records) = recover::bring_in_order(&layout, &lock)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let shared = Shared {
             layout,

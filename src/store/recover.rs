@@ -16,6 +16,9 @@ use crate::store::layout::{DATA, FRAMES, Layout, RESIDENT, TREE};
 use crate::store::records::LayerRecord;
 use crate::sys::file;
 
+/// sled writes a snapshot of some kilobytes when it opens, and whole segments of 512 KiB.
+const RESERVE_BYTES: u64 = 2 << 20;
+
 /// Makes the root if it is not there, and locks it for this process as long as the file is open.
 pub(super) fn take(layout: &Layout) -> Result<File, StoreError> {
     make_directory(layout.root())?;
@@ -27,26 +30,34 @@ pub(super) fn take(layout: &Layout) -> Result<File, StoreError> {
         let _ = lock.read_to_string(&mut pid); // only for the message
         return Err(StoreError::Locked { root: layout.root().to_path_buf(), pid: pid.trim().parse().ok() });
     }
-    let pid = format!("{}\n", std::process::id());
-    let written = lock.set_len(0).and_then(|()| lock.write_all_at(pid.as_bytes(), 0));
-    written.map_err(StoreError::io("write", &path))?;
+    // Always as long, so that it is overwritten in place: that works on a full disk too.
+    let pid = format!("{:<10}\n", std::process::id());
+    lock.write_all_at(pid.as_bytes(), 0).map_err(StoreError::io("write", &path))?;
     Ok(lock)
 }
 
 /// Empties staging, opens the database, and makes the layers' directories and records agree.
-pub(super) fn bring_in_order(layout: &Layout) -> Result<(Db, BTreeMap<LayerDigest, LayerRecord>), StoreError> {
+pub(super) fn bring_in_order(
+    layout: &Layout,
+    lock: &File,
+) -> Result<(Db, BTreeMap<LayerDigest, LayerRecord>), StoreError> {
     make_directory(&layout.layers())?;
     make_directory(&layout.staging())?;
     for entry in list(&layout.staging())? {
         remove_all(&entry.path())?;
     }
-    let Opened { db, layers: records, lost } = Db::open(layout)?;
+    let Opened { db, layers: records, lost } = open_database(layout, lock)?;
     if let Some(cause) = lost {
         tracing::warn!(root = %layout.root().display(), cause, "the database was lost and moved aside; starting a new one");
     }
     let mut records: BTreeMap<LayerDigest, LayerRecord> = records.into_iter().collect();
     let mut layers = BTreeMap::new();
-    for digest in found(layout)? {
+    for (digest, lacking) in found(layout)? {
+        if let Some(file) = lacking {
+            tracing::warn!(layer = %digest, file, "removing an incomplete layer; it will be scanned again when needed");
+            remove_all(&layout.layer(&digest))?;
+            continue;
+        }
         let record = match records.remove(&digest) {
             Some(record) => record,
             None => adopt(&db, &digest)?,
@@ -60,24 +71,38 @@ pub(super) fn bring_in_order(layout: &Layout) -> Result<(Db, BTreeMap<LayerDiges
     Ok((db, layers))
 }
 
-/// The layers whose directories have all their files. Others are removed.
-pub(super) fn found(layout: &Layout) -> Result<Vec<LayerDigest>, StoreError> {
+/// Opens the database, on a full disk in the space that was kept for this. sled writes when it opens, and leaves
+/// a database that it cannot read itself if it finds no space then: so it must not be tried.
+fn open_database(layout: &Layout, lock: &File) -> Result<Opened, StoreError> {
+    let (path, root) = (layout.reserve(), layout.root());
+    remove_all(&path)?;
+    let space = file::space(lock).map_err(StoreError::io("ask for the space of", root))?;
+    if space.available < RESERVE_BYTES / 2 {
+        return Err(StoreError::io("open the database under", root)(io::ErrorKind::StorageFull.into()));
+    }
+    let opened = Db::open(layout)?;
+    let reserve = File::create(&path).and_then(|reserve| file::reserve(&reserve, RESERVE_BYTES));
+    if let Err(error) = reserve {
+        tracing::debug!(root = %root.display(), %error, "no space is kept for opening the database the next time");
+    }
+    Ok(opened)
+}
+
+/// The layers that have a directory, and which file each lacks, if one.
+pub(super) fn found(layout: &Layout) -> Result<Vec<(LayerDigest, Option<&'static str>)>, StoreError> {
     let mut layers = Vec::new();
     for entry in list(&layout.layers())? {
-        let path = entry.path();
-        let Some(digest) = Layout::layer_named(&entry.file_name()) else {
-            tracing::warn!(path = %path.display(), "leaving alone what is no layer");
-            continue;
-        };
-        match [DATA, TREE, FRAMES, RESIDENT].iter().find(|name| !path.join(name).is_file()) {
-            None => layers.push(digest),
-            Some(missing) => {
-                tracing::warn!(layer = %digest, missing, "removing an incomplete layer; it will be scanned again");
-                remove_all(&path)?;
-            }
+        match Layout::layer_named(&entry.file_name()) {
+            Some(digest) => layers.push((digest, lacks(&entry.path()))),
+            None => tracing::warn!(path = %entry.path().display(), "leaving alone what is no layer"),
         }
     }
     Ok(layers)
+}
+
+/// The first file that a layer's directory lacks.
+pub(super) fn lacks(directory: &Path) -> Option<&'static str> {
+    [DATA, TREE, FRAMES, RESIDENT].into_iter().find(|name| !directory.join(name).is_file())
 }
 
 /// Gives a layer that is on disk but not in the database a record. Its files say what it is; where its blob can be had

@@ -639,6 +639,22 @@ fn a_check_takes_in_a_layer_that_somebody_put_there() {
 }
 
 #[test]
+fn a_check_without_repair_changes_nothing() {
+    let sample = Sample::new(1, 4 * FRAME, FRAME);
+    let (dir, _, store) = fixture(&[]);
+    sample.put(&store);
+    fs::remove_file(place(&dir, &sample).join("data")).unwrap();
+    let half = dir.path().join("layers/sha256").join("a".repeat(64));
+    fs::create_dir(&half).unwrap();
+    let report = check(&store, false);
+    assert_eq!((report.problems.len(), report.damaged_layers, report.repaired), (2, 1, false), "{report:?}");
+    assert!(half.exists() && place(&dir, &sample).exists() && store.has(&sample.digest));
+    assert_eq!(check(&store, true).problems.len(), 2);
+    assert!(!half.exists() && !place(&dir, &sample).exists() && !store.has(&sample.digest));
+    assert_eq!(check(&store, true), CheckReport { repaired: true, ..CheckReport::default() });
+}
+
+#[test]
 fn the_space_of_the_disk_is_known() {
     let (_dir, _, store) = fixture(&[]);
     let space = store.statfs().unwrap();

@@ -36,6 +36,12 @@ pub fn punch(file: &File, range: Range<u64>) -> io::Result<()> {
     Ok(rustix::fs::fallocate(file, flags, range.start, len)?)
 }
 
+/// Makes sure that writes before `end` find their blocks: a full disk shows here and not there. The length stays.
+/// `Unsupported` if the file system cannot promise that.
+pub fn reserve(file: &File, end: u64) -> io::Result<()> {
+    Ok(rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, end.max(1))?)
+}
+
 /// The parts of `range` that have blocks, ascending. A file system that knows no holes says: all of it.
 ///
 /// Moves the file's own offset; those who share the file use positioned reads and writes.
@@ -133,6 +139,13 @@ mod tests {
         assert_eq!(bytes.len(), 256 << 10);
         assert!(bytes[64 << 10..128 << 10].iter().all(|byte| *byte == 0));
         assert!(bytes[128 << 10..].iter().all(|byte| *byte == 7));
+    }
+
+    #[test]
+    fn reserving_space_leaves_the_length_and_the_bytes() {
+        let file = file_of(b"some bytes");
+        reserve(&file, 1 << 20).unwrap();
+        assert_eq!(content(&file), b"some bytes");
     }
 
     #[test]

@@ -3,5 +3,6 @@
 
 mod index;
 mod model;
+mod store;
 mod tar;
 mod tree;

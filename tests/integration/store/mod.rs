@@ -1,0 +1,5 @@
+//! The store through its public face: real scans go in, and what a disk and other processes can do is done to it.
+
+mod disk;
+mod process;
+pub(crate) mod shelf;
