@@ -4,14 +4,15 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 
 use fuser::{
-    Errno, Generation, INodeNo, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEntry, ReplyLseek, ReplyXattr,
+    Errno, Generation, INodeNo, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEntry, ReplyLseek,
+    ReplyXattr,
 };
 
-use super::attributes::{FOREVER, NOT_AT_ALL, attributes, bare_directory, file_type, nothing};
+use super::attributes::{FOREVER, NOT_AT_ALL, file_type, nothing};
 use super::errno;
-use super::operations::{Serving, root_of};
+use super::operations::Serving;
 use crate::index::tree::{Kind, Place};
-use crate::view::{Item, NodeId, View, ViewError};
+use crate::view::{Item, Meaning, NodeId, View, ViewError};
 
 /// Node ids are never used again, so all are of one generation.
 const GENERATION: Generation = Generation(0);
@@ -26,6 +27,7 @@ pub(super) struct Node<'a> {
     pub(super) place: Where<'a>,
 }
 
+#[derive(Clone, Copy)]
 pub(super) enum Where<'a> {
     /// The directory of all views.
     Everything,
@@ -52,12 +54,16 @@ impl Node<'_> {
         let table = self.serving.table();
         let slot = std::str::from_utf8(name).ok().and_then(|name| table.names.get(name));
         let Some(slot) = slot else { return reply.error(Errno::ENOENT) };
-        let known = table.ready(*slot).and_then(|ready| Some((ready, ready.view.node(ready.view.root()).ok()?)));
-        let attributes = match known {
-            Some((ready, node)) => self.serving.attributes(&ready.view, ready.view.root(), &node),
-            None => attributes(root_of(*slot), &bare_directory(0o755), None),
-        };
-        reply.entry(&NOT_AT_ALL, &attributes, GENERATION);
+        let (attributes, ttl) = self.serving.root_attributes(&table, *slot);
+        reply.entry_with_ttls(&ttl, &NOT_AT_ALL, &attributes, GENERATION);
+    }
+
+    pub(super) fn getattr(&self, reply: ReplyAttr) {
+        match self.in_view().map(|(view, id)| (view.node(id), view, id)) {
+            Some((Ok(found), view, id)) => reply.attr(&FOREVER, &self.serving.attributes(view, id, &found)),
+            Some((Err(error), ..)) => reply.error(errno::of_view(&error)),
+            None => reply.attr(&NOT_AT_ALL, &self.serving.bare(NodeId::EVERYTHING, 0o555)),
+        }
     }
 
     pub(super) fn readlink(&self, reply: ReplyData) {
@@ -69,7 +75,7 @@ impl Node<'_> {
     }
 
     pub(super) fn readdir(&self, offset: u64, mut reply: ReplyDirectory) {
-        let listed = self.each(offset, |_, item| {
+        let listed = self.each(offset, |item| {
             Ok(reply.add(INodeNo(item.id.0), item.offset, file_type(item.kind), OsStr::from_bytes(item.name)))
         });
         match listed {
@@ -79,14 +85,18 @@ impl Node<'_> {
     }
 
     pub(super) fn readdirplus(&self, offset: u64, mut reply: ReplyDirectoryPlus) {
-        let listed = self.each(offset, |node, item| {
+        let serving = self.serving;
+        let listed = self.each(offset, |item| {
             let name = OsStr::from_bytes(item.name);
-            // The kernel takes no attributes of `.` and `..`, and must not keep those of views that may load.
-            let (attributes, ttl) = match self.place {
-                Where::InView(view, id) if item.offset > DOT_DOT => {
-                    (node.serving.attributes(view, item.id, &view.node_of(id, item)?), FOREVER)
+            let (attributes, ttl) = match (self.place, item.id.meaning()) {
+                // The kernel takes no attributes of `.` and `..`.
+                _ if item.offset <= DOT_DOT => (serving.bare(item.id, 0o755), NOT_AT_ALL),
+                (Where::InView(view, id), _) => (serving.attributes(view, item.id, &view.node_of(id, item)?), FOREVER),
+                // Views come and go, their entries are not to be kept.
+                (Where::Everything, Some(Meaning::Directory { view, .. })) => {
+                    (serving.root_attributes(&serving.table(), view).0, NOT_AT_ALL)
                 }
-                _ => (attributes(item.id, &bare_directory(0o755), None), NOT_AT_ALL),
+                (Where::Everything, _) => (serving.bare(item.id, 0o755), NOT_AT_ALL),
             };
             Ok(reply.add(INodeNo(item.id.0), item.offset, name, &ttl, &attributes, GENERATION))
         });
@@ -97,18 +107,14 @@ impl Node<'_> {
     }
 
     /// Gives `add` the entries behind `offset`, until it says that there is no more room.
-    fn each(
-        &self,
-        offset: u64,
-        mut add: impl FnMut(&Self, &Item<'_>) -> Result<bool, ViewError>,
-    ) -> Result<(), ViewError> {
+    fn each(&self, offset: u64, mut add: impl FnMut(&Item<'_>) -> Result<bool, ViewError>) -> Result<(), ViewError> {
         let (here, above) = match self.place {
             Where::Everything => (NodeId::EVERYTHING, NodeId::EVERYTHING),
             Where::InView(view, id) => (self.serving.shown_id(view, id), self.serving.shown_id(view, view.parent(id)?)),
         };
         let dots: [(&[u8], NodeId, u64); 2] = [(b".", here, DOT), (b"..", above, DOT_DOT)];
         for (name, id, after) in dots {
-            if offset < after && add(self, &Item { name, id, kind: Kind::Directory, offset: after })? {
+            if offset < after && add(&Item { name, id, kind: Kind::Directory, offset: after })? {
                 return Ok(());
             }
         }
@@ -118,7 +124,7 @@ impl Node<'_> {
             Where::InView(view, id) => {
                 for item in view.list(id)?.after(offset)? {
                     let item = item?;
-                    if add(self, &Item { offset: item.offset + DOT_DOT, ..item })? {
+                    if add(&Item { offset: item.offset + DOT_DOT, ..item })? {
                         break;
                     }
                 }
@@ -130,12 +136,12 @@ impl Node<'_> {
     fn each_view(
         &self,
         offset: u64,
-        add: &mut impl FnMut(&Self, &Item<'_>) -> Result<bool, ViewError>,
+        add: &mut impl FnMut(&Item<'_>) -> Result<bool, ViewError>,
     ) -> Result<(), ViewError> {
         let table = self.serving.table();
         for ((name, slot), after) in table.names.iter().zip(1u64..).skip_while(|(_, after)| *after <= offset) {
-            let (id, kind) = (root_of(*slot), Kind::Directory);
-            if add(self, &Item { name: name.as_bytes(), id, kind, offset: after + DOT_DOT })? {
+            let (id, kind) = (self.serving.root_id(*slot), Kind::Directory);
+            if add(&Item { name: name.as_bytes(), id, kind, offset: after + DOT_DOT })? {
                 break;
             }
         }

@@ -1,7 +1,8 @@
 //! fuser's operations on views: each one finds out what is meant, asks the view, and replies. No logic of its own.
 //!
 //! Threads that answer the kernel never wait. What needs a view that is not loaded, or bytes that are not here, takes
-//! its reply into a task.
+//! its reply into a task. Whatever would write never gets here: the mount is read-only. What the kernel asks once and is
+//! told ENOSYS it never asks again.
 
 mod answer;
 mod attributes;
@@ -17,8 +18,9 @@ use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 
 use fuser::{
-    Errno, FileHandle, Filesystem, INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyXattr, Request,
+    Errno, FileHandle, Filesystem, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents,
+    PollFlags, PollNotifier, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
+    ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyXattr, Request,
 };
 
 pub use operations::{Counts, Operation};
@@ -35,7 +37,7 @@ const READ_BYTES_MAX: usize = 1 << 20;
 const BACKGROUND_MAX: u16 = 4096;
 
 /// What is asked of the kernel. One that lacks something serves without.
-const CAPABILITIES: [InitFlags; 7] = [
+const CAPABILITIES: [InitFlags; 8] = [
     InitFlags::FUSE_DO_READDIRPLUS,
     InitFlags::FUSE_READDIRPLUS_AUTO,
     InitFlags::FUSE_PARALLEL_DIROPS,
@@ -43,6 +45,9 @@ const CAPABILITIES: [InitFlags; 7] = [
     InitFlags::FUSE_NO_OPEN_SUPPORT,
     InitFlags::FUSE_NO_OPENDIR_SUPPORT,
     InitFlags::FUSE_ASYNC_DIO,
+    // Else who may read a file would follow from its mode alone, which for a file with an access control list says more
+    // than the list does.
+    InitFlags::FUSE_POSIX_ACL,
 ];
 
 impl Filesystem for Serving {
@@ -58,30 +63,30 @@ impl Filesystem for Serving {
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.count(Operation::Lookup);
-        let name = name.as_bytes().to_vec();
-        self.at(request, parent, reply, move |node, reply| node.lookup(&name, reply));
+        self.answering(Operation::Lookup, || {
+            let name = name.as_bytes().to_vec();
+            self.at(request, parent, reply, move |node, reply| node.lookup(&name, reply));
+        });
     }
 
-    fn getattr(&self, _request: &Request, node: INodeNo, _file: Option<FileHandle>, reply: ReplyAttr) {
-        self.count(Operation::Getattr);
-        self.getattr(node, reply);
+    fn getattr(&self, request: &Request, node: INodeNo, _file: Option<FileHandle>, reply: ReplyAttr) {
+        self.answering(Operation::Getattr, || self.getattr(request, node, reply));
     }
 
     fn readlink(&self, request: &Request, link: INodeNo, reply: ReplyData) {
-        self.count(Operation::Readlink);
-        self.at(request, link, reply, |node, reply| node.readlink(reply));
+        self.answering(Operation::Readlink, || {
+            self.at(request, link, reply, |node, reply| node.readlink(reply));
+        });
     }
 
-    /// The kernel takes ENOSYS for "never ask again": files are opened without us, and their pages kept.
+    /// ENOSYS: files are opened without us from then on, and their pages kept.
     fn open(&self, _request: &Request, _file: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        self.count(Operation::Open);
-        reply.error(Errno::ENOSYS);
+        self.answering(Operation::Open, || reply.error(Errno::ENOSYS));
     }
 
+    /// ENOSYS, as for files; listings are kept too.
     fn opendir(&self, _request: &Request, _directory: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        self.count(Operation::Opendir);
-        reply.error(Errno::ENOSYS);
+        self.answering(Operation::Opendir, || reply.error(Errno::ENOSYS));
     }
 
     fn read(
@@ -95,13 +100,13 @@ impl Filesystem for Serving {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.count(Operation::Read);
-        self.read(request, file, offset, size as usize, reply);
+        self.answering(Operation::Read, || self.read(request, file, offset, size as usize, reply));
     }
 
     fn readdir(&self, request: &Request, directory: INodeNo, _handle: FileHandle, offset: u64, reply: ReplyDirectory) {
-        self.count(Operation::Readdir);
-        self.at(request, directory, reply, move |node, reply| node.readdir(offset, reply));
+        self.answering(Operation::Readdir, || {
+            self.at(request, directory, reply, move |node, reply| node.readdir(offset, reply));
+        });
     }
 
     fn readdirplus(
@@ -112,24 +117,26 @@ impl Filesystem for Serving {
         offset: u64,
         reply: ReplyDirectoryPlus,
     ) {
-        self.count(Operation::Readdirplus);
-        self.at(request, directory, reply, move |node, reply| node.readdirplus(offset, reply));
+        self.answering(Operation::Readdirplus, || {
+            self.at(request, directory, reply, move |node, reply| node.readdirplus(offset, reply));
+        });
     }
 
     fn statfs(&self, _request: &Request, node: INodeNo, reply: ReplyStatfs) {
-        self.count(Operation::Statfs);
-        self.statfs(node, reply);
+        self.answering(Operation::Statfs, || self.statfs(node, reply));
     }
 
     fn getxattr(&self, request: &Request, node: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        self.count(Operation::Getxattr);
-        let name = name.as_bytes().to_vec();
-        self.at(request, node, reply, move |node, reply| node.getxattr(&name, size, reply));
+        self.answering(Operation::Getxattr, || {
+            let name = name.as_bytes().to_vec();
+            self.at(request, node, reply, move |node, reply| node.getxattr(&name, size, reply));
+        });
     }
 
     fn listxattr(&self, request: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
-        self.count(Operation::Listxattr);
-        self.at(request, node, reply, move |node, reply| node.listxattr(size, reply));
+        self.answering(Operation::Listxattr, || {
+            self.at(request, node, reply, move |node, reply| node.listxattr(size, reply));
+        });
     }
 
     fn lseek(
@@ -141,7 +148,49 @@ impl Filesystem for Serving {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        self.count(Operation::Lseek);
-        self.at(request, file, reply, move |node, reply| node.lseek(offset, whence, reply));
+        self.answering(Operation::Lseek, || {
+            self.at(request, file, reply, move |node, reply| node.lseek(offset, whence, reply));
+        });
+    }
+
+    /// Nothing is ever dirty.
+    fn flush(&self, _request: &Request, _file: INodeNo, _handle: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
+        self.answering(Operation::Other, || reply.error(Errno::ENOSYS));
+    }
+
+    fn fsync(&self, _request: &Request, _file: INodeNo, _handle: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        self.answering(Operation::Other, || reply.error(Errno::ENOSYS));
+    }
+
+    fn fsyncdir(&self, _request: &Request, _file: INodeNo, _handle: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        self.answering(Operation::Other, || reply.error(Errno::ENOSYS));
+    }
+
+    /// ENOSYS: the kernel says that files are always ready, as those on a disk are.
+    fn poll(
+        &self,
+        _request: &Request,
+        _file: INodeNo,
+        _handle: FileHandle,
+        _notifier: PollNotifier,
+        _events: PollEvents,
+        _flags: PollFlags,
+        reply: ReplyPoll,
+    ) {
+        self.answering(Operation::Other, || reply.error(Errno::ENOSYS));
+    }
+
+    fn ioctl(
+        &self,
+        _request: &Request,
+        _file: INodeNo,
+        _handle: FileHandle,
+        _flags: IoctlFlags,
+        _command: u32,
+        _input: &[u8],
+        _output_bytes: u32,
+        reply: ReplyIoctl,
+    ) {
+        self.answering(Operation::Other, || reply.error(Errno::ENOTTY));
     }
 }

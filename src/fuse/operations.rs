@@ -1,7 +1,9 @@
 //! Which node a request is about, and whether it can answer now or in a task.
 
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use fuser::{
     Errno, FileAttr, INodeNo, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEntry, ReplyLseek,
@@ -53,11 +55,13 @@ pub enum Operation {
     Getxattr,
     Listxattr,
     Lseek,
+    /// What is refused.
+    Other,
 }
 
 /// Requests of the kernel so far.
 #[derive(Debug, Default)]
-pub struct Counts([AtomicU64; 12]);
+pub struct Counts([AtomicU64; Operation::Other as usize + 1]);
 
 /// Which node a request is about.
 enum Target {
@@ -67,6 +71,9 @@ enum Target {
     Directory(ViewSlot, Option<NodeId>),
     File(NodeId),
 }
+
+/// The reply to a read, which either of two ways may give.
+struct Once(Option<ReplyData>);
 
 /// A reply that can say no.
 pub(super) trait Refuse: Send + 'static {
@@ -94,6 +101,22 @@ refuse_with_error!(
     ReplyXattr
 );
 
+// === impl Once ===
+
+impl Once {
+    fn data(&mut self, bytes: &[u8]) {
+        if let Some(reply) = self.0.take() {
+            reply.data(bytes);
+        }
+    }
+
+    fn error(&mut self, errno: Errno) {
+        if let Some(reply) = self.0.take() {
+            reply.error(errno);
+        }
+    }
+}
+
 // === impl Counts ===
 
 impl Counts {
@@ -117,10 +140,13 @@ impl Serving {
         self.counts.clone()
     }
 
-    pub(super) fn count(&self, operation: Operation) {
+    /// Counts a request and sees to it. A panic is a bug of ours for which one caller gets EIO (fuser's answer for a
+    /// reply that was dropped); a thread that died of it would be missing for good, and the last one hang the mount.
+    pub(super) fn answering(&self, operation: Operation, answer: impl FnOnce()) {
         if let Some(count) = self.counts.0.get(operation as usize) {
             count.fetch_add(1, Ordering::Relaxed);
         }
+        let _told_by_the_panic_hook = catch_unwind(AssertUnwindSafe(answer));
     }
 
     /// Lets the node act, at once if its view is loaded, else in a task when it is.
@@ -172,24 +198,27 @@ impl Serving {
     }
 
     /// The root of a view that is not loaded looks like an empty directory: stat, df and tables of mounts fetch nothing.
-    pub(super) fn getattr(&self, node: INodeNo, reply: ReplyAttr) {
-        let table = self.shelf.table();
-        let known = match self.target(node) {
-            None => None,
-            Some(Target::Everything) => return reply.attr(&NOT_AT_ALL, &self.bare(node, 0o555)),
-            Some(Target::File(id)) => table.view_of(id).map(|view| (view, id)),
-            Some(Target::Directory(slot, id)) => match table.ready(slot) {
-                Some(ready) => Some((&ready.view, id.unwrap_or(ready.view.root()))),
-                None if table.views.contains_key(&slot) => {
-                    return reply.attr(&NOT_AT_ALL, &self.bare(node, 0o755));
+    pub(super) fn getattr(&self, request: &Request, node: INodeNo, reply: ReplyAttr) {
+        match self.target(node) {
+            Some(Target::Everything) => reply.attr(&NOT_AT_ALL, &self.bare(NodeId::EVERYTHING, 0o555)),
+            Some(Target::Directory(slot, None)) => {
+                let table = self.shelf.table();
+                if !table.views.contains_key(&slot) {
+                    return reply.error(Errno::ESTALE);
                 }
-                None => None,
-            },
-        };
-        match known.map(|(view, id)| (view.node(id), view, id)) {
-            Some((Ok(found), view, id)) => reply.attr(&FOREVER, &self.attributes(view, id, &found)),
-            Some((Err(error), ..)) => reply.refuse(errno::of_view(&error)),
-            None => reply.refuse(Errno::ESTALE),
+                let (attributes, ttl) = self.root_attributes(&table, slot);
+                reply.attr(&ttl, &attributes);
+            }
+            _ => self.at(request, node, reply, |node, reply| node.getattr(reply)),
+        }
+    }
+
+    /// What a view's root looks like now, and for how long.
+    pub(super) fn root_attributes(&self, table: &Table, slot: ViewSlot) -> (FileAttr, Duration) {
+        let known = table.ready(slot).and_then(|ready| Some((ready, ready.view.node(ready.view.root()).ok()?)));
+        match known {
+            Some((ready, found)) => (self.attributes(&ready.view, ready.view.root(), &found), FOREVER),
+            None => (self.bare(self.root_id(slot), 0o755), NOT_AT_ALL),
         }
     }
 
@@ -199,26 +228,20 @@ impl Serving {
             return reply.error(Errno::ESTALE);
         };
         let wanted = Wanted { layer, file: nid, at, len: len.min(READ_BYTES_MAX) };
-        let mut reply = Some(reply);
-        let mut give = |bytes: &[u8]| {
-            if let Some(reply) = reply.take() {
-                reply.data(bytes);
-            }
-        };
-        let failed = wanted.now(&mut give);
-        match (failed, reply) {
-            (Err(ReadFailed::NotResident(missing)), Some(reply)) => {
+        let mut reply = Once(Some(reply));
+        match wanted.now(|bytes| reply.data(bytes)) {
+            Ok(()) => {}
+            Err(ReadFailed::NotResident(missing)) => {
                 let caller = Caller::from(request);
                 self.later(async move {
-                    match caller.waits_for(wanted.later(missing)).await {
-                        Some(Ok(bytes)) => reply.data(&bytes),
+                    match caller.waits_for(wanted.later(missing, |bytes| reply.data(bytes))).await {
+                        Some(Ok(())) => {}
                         Some(Err(failed)) => reply.error(errno::of_read(&wanted, &failed)),
                         None => reply.error(Errno::EINTR),
                     }
                 });
             }
-            (Err(failed), Some(reply)) => reply.error(errno::of_read(&wanted, &failed)),
-            _ => {}
+            Err(failed) => reply.error(errno::of_read(&wanted, &failed)),
         }
     }
 
@@ -253,9 +276,12 @@ impl Serving {
 
     /// What the kernel calls a node: a view's root has the same name before and after its layers are known.
     pub(super) fn shown_id(&self, view: &View, id: NodeId) -> NodeId {
+        if id == view.root() { self.root_id(view.slot()) } else { id }
+    }
+
+    pub(super) fn root_id(&self, slot: ViewSlot) -> NodeId {
         match self.root {
-            _ if id != view.root() => id,
-            Root::All => root_of(view.slot()),
+            Root::All => NodeId::directory(slot, 0, ROOT_NID),
             Root::One(_) => NodeId::EVERYTHING,
         }
     }
@@ -264,8 +290,8 @@ impl Serving {
         attributes(self.shown_id(view, id), found, self.owner)
     }
 
-    fn bare(&self, node: INodeNo, mode: u16) -> FileAttr {
-        attributes(NodeId(node.0), &bare_directory(mode), self.owner)
+    pub(super) fn bare(&self, id: NodeId, mode: u16) -> FileAttr {
+        attributes(id, &bare_directory(mode), self.owner)
     }
 
     pub(super) fn table(&self) -> arc_swap::Guard<Arc<Table>> {
@@ -276,9 +302,4 @@ impl Serving {
         let _inside = self.runtime.enter();
         spawn(work);
     }
-}
-
-/// A view's root, before and after its layers are known.
-pub(super) fn root_of(slot: ViewSlot) -> NodeId {
-    NodeId::directory(slot, 0, ROOT_NID)
 }

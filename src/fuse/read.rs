@@ -59,15 +59,14 @@ impl Wanted {
         })
     }
 
-    /// Fetches what is missing, and then what is missing still, until the bytes are there.
-    pub(super) async fn later(&self, missing: Range<u32>) -> Result<Vec<u8>, ReadFailed> {
+    /// Fetches what is missing, and then what is missing still, until there are bytes for `give`.
+    pub(super) async fn later(&self, missing: Range<u32>, mut give: impl FnMut(&[u8])) -> Result<(), ReadFailed> {
         let mut missing = missing;
         for _ in 0..FILLS_MAX {
             self.layer.fill(missing).await?;
-            let mut bytes = Vec::new();
-            missing = match self.now(|read| bytes.extend_from_slice(read)) {
+            missing = match self.now(&mut give) {
                 Err(ReadFailed::NotResident(missing)) => missing,
-                read => return read.map(|()| bytes),
+                read => return read,
             };
         }
         Err(ReadFailed::Evicted)

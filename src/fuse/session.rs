@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 
-use fuser::{Config as FuserConfig, INodeNo, MountOption, SessionACL};
+use fuser::{Config as FuserConfig, MountOption, SessionACL};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -49,9 +49,12 @@ pub struct Options {
 /// A mount that is being served. Dropping it takes the mount out of sight.
 pub struct Session {
     mountpoint: PathBuf,
+    /// The file system's device number, to know it again.
+    device: Option<(u32, u32)>,
     unmounter: fuser::SessionUnmounter,
     ended: watch::Receiver<bool>,
-    notifier: fuser::Notifier,
+    /// Told of changes of the shelf as long as it is here.
+    _kernel: Arc<fuser::Notifier>,
     counts: Arc<Counts>,
 }
 
@@ -97,7 +100,10 @@ impl Session {
         let serving = Serving::new(shelf.clone(), options.root, options.owner, runtime);
         let counts = serving.counts();
         let mut session = fuser::Session::new(serving, &mountpoint, &fuser_config(options, config)).map_err(failed)?;
-        let (unmounter, notifier) = (session.unmount_callable(), session.notifier());
+        let (unmounter, kernel) = (session.unmount_callable(), Arc::new(session.notifier()));
+        if options.root == Root::All {
+            shelf.keep_told(&kernel);
+        }
         let (ending, ended) = watch::channel(false);
         let serve = move || {
             if let Err(error) = session.run() {
@@ -107,8 +113,9 @@ impl Session {
         };
         let threads = |source| SessionError::Threads { at: mountpoint.clone(), source };
         thread::Builder::new().name("fuse".to_owned()).spawn(serve).map_err(threads)?;
-        raise_read_ahead(&mountpoint, config.read_ahead_kib);
-        Ok(Self { mountpoint, unmounter, ended, notifier, counts })
+        let device = mount::mounted_at(&mountpoint).ok().flatten().map(|mounted| mounted.device);
+        raise_read_ahead(device, config.read_ahead_kib);
+        Ok(Self { mountpoint, device, unmounter, ended, _kernel: kernel, counts })
     }
 
     pub fn mountpoint(&self) -> &Path {
@@ -120,13 +127,13 @@ impl Session {
         &self.counts
     }
 
-    /// Makes the kernel forget which views it was told of.
-    pub fn views_changed(&self) {
-        let _knows_none_is_fine = self.notifier.inval_inode(INodeNo::ROOT, 0, 0);
-    }
-
-    /// Takes the mount away; where it is in use, out of sight, and it ends with its last user.
+    /// Takes the mount away; where it is in use, out of sight, and it ends with its last user. Another that was
+    /// mounted over it, or in its place, stays.
     pub fn unmount(&mut self) {
+        let on_top = mount::mounted_at(&self.mountpoint).ok().flatten();
+        if self.device.is_some() && on_top.map(|mounted| mounted.device) != self.device {
+            return;
+        }
         if mount::detach(&self.mountpoint).is_err() {
             // An ordinary user's way: fuser asks fusermount3.
             let _already_gone_is_fine = self.unmounter.unmount();
@@ -154,7 +161,8 @@ fn fuser_config(options: &Options, config: &Config) -> FuserConfig {
     let mut fuser = FuserConfig::default();
     fuser.mount_options = vec![
         MountOption::FSName("oncefs".to_owned()),
-        MountOption::Subtype("oncefs".to_owned()),
+        // Not `Subtype`: that is lost on root's way of mounting. So mounts are of type fuse.oncefs for everybody.
+        MountOption::CUSTOM("subtype=oncefs".to_owned()),
         MountOption::RO,
         MountOption::DefaultPermissions,
     ];
@@ -186,11 +194,8 @@ fn failed(at: &Path, source: io::Error) -> SessionError {
 }
 
 /// What fails here costs speed only: ordinary users may not, and keep the kernel's 128 KiB.
-fn raise_read_ahead(mountpoint: &Path, kib: u32) {
-    let raised = mount::mounted_at(mountpoint).and_then(|mounted| match mounted {
-        Some(mounted) => bdi::set_read_ahead(mounted.device, kib),
-        None => Err(io::ErrorKind::NotFound.into()),
-    });
+fn raise_read_ahead(device: Option<(u32, u32)>, kib: u32) {
+    let raised = device.map_or(Err(io::ErrorKind::NotFound.into()), |device| bdi::set_read_ahead(device, kib));
     if let Err(error) = raised {
         tracing::debug!(%error, "read-ahead stays as the kernel set it");
     }

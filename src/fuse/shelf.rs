@@ -2,10 +2,12 @@
 //!
 //! Readers take a snapshot without a lock; the few who change something make a new one.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwap;
+use fuser::{INodeNo, Notifier};
 use futures::future::BoxFuture;
 
 use crate::store::Layer;
@@ -48,6 +50,8 @@ struct Shared {
     table: ArcSwap<Table>,
     /// Held while a new table is made of the old one.
     changing: Mutex<()>,
+    /// The mounts that show all views.
+    told: Mutex<Vec<Weak<Notifier>>>,
 }
 
 /// A snapshot of the shelf.
@@ -66,9 +70,12 @@ impl Shelf {
     pub fn add(&self, slot: ViewSlot, name: &str, provide: Arc<dyn Provide>) {
         let name: Arc<str> = name.into();
         self.change(|table| {
-            table.views.entry(slot).or_insert_with(|| Shown { name: name.clone(), provide, ready: None });
-            table.names.insert(name.clone(), slot);
+            if let Entry::Vacant(place) = table.views.entry(slot) {
+                place.insert(Shown { name: name.clone(), provide, ready: None });
+                table.names.insert(name, slot);
+            }
         });
+        self.tell();
     }
 
     /// Shows a view no longer. Who has its files open finds them gone once the kernel asks again.
@@ -79,6 +86,7 @@ impl Shelf {
             }
             table.collect_layers();
         });
+        self.tell();
     }
 
     pub fn is_ready(&self, slot: ViewSlot) -> bool {
@@ -104,6 +112,21 @@ impl Shelf {
             });
         }
         Some(loaded)
+    }
+
+    /// Tells `kernel` from now on that it must list the views anew when they have changed, as long as it is kept.
+    pub(super) fn keep_told(&self, kernel: &Arc<Notifier>) {
+        self.shared.told.lock().push(Arc::downgrade(kernel));
+    }
+
+    fn tell(&self) {
+        self.shared.told.lock().retain(|kernel| match kernel.upgrade() {
+            None => false,
+            Some(kernel) => {
+                let _knows_none_is_fine = kernel.inval_inode(INodeNo::ROOT, 0, 0);
+                true
+            }
+        });
     }
 
     fn change(&self, change: impl FnOnce(&mut Table)) {

@@ -1,53 +1,64 @@
 //! What the kernel says of another thread: whether it is about to die.
 
 use std::fs;
+use std::io;
 
-/// Signals that end a process which does not catch them and that people send to end one: SIGHUP, SIGINT, SIGQUIT, SIGTERM.
-const ENDING: u64 = bit(1) | bit(2) | bit(3) | bit(15);
+/// Signals whose default is not to end the process: SIGCHLD, SIGCONT, SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU, SIGURG, SIGWINCH
+/// (signal(7), "Standard signals").
+const HARMLESS: u64 = bit(17) | bit(18) | bit(19) | bit(20) | bit(21) | bit(22) | bit(23) | bit(28);
 const KILL: u64 = bit(9);
 
 const fn bit(signal: u32) -> u64 {
     1 << (signal - 1)
 }
 
-/// Whether the thread `tid` is gone, or has a signal pending that wants it gone: SIGKILL (which the kernel sends
-/// to every thread of a process that a fatal signal hits), or a request to end that it does not block or ignore.
+/// Whether the thread `tid` is gone, or has a signal pending that ends it: SIGKILL, which the kernel also sends to
+/// every thread of a process that another fatal signal hits, or one that ends it by default and that it neither
+/// catches, blocks nor ignores. A program that catches a signal wants to go on, and its read(2) of a file must not
+/// fail with EINTR: no local file system does that.
 ///
 /// A thread that waits in the kernel for a file system that will not let go shows its signals here and nowhere else
-/// (proc(5), /proc/pid/status, SigPnd and ShdPnd).
+/// (proc(5), /proc/pid/status).
 pub fn is_ending(tid: u32) -> bool {
     match fs::read_to_string(format!("/proc/{tid}/status")) {
-        Ok(status) => wants_to_end(&status),
-        Err(_) => true,
+        Ok(status) => ends(&status),
+        // ESRCH: it went between open and read.
+        Err(error) => error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH),
     }
 }
 
-fn wants_to_end(status: &str) -> bool {
+fn ends(status: &str) -> bool {
     let set = |name: &str| {
         let value = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         value.and_then(|value| u64::from_str_radix(value.trim(), 16).ok()).unwrap_or(0)
     };
     let pending = set("SigPnd") | set("ShdPnd");
-    let heard = pending & !set("SigBlk") & !set("SigIgn");
-    pending & KILL != 0 || heard & ENDING != 0
+    let endured = HARMLESS | set("SigBlk") | set("SigIgn") | set("SigCgt");
+    pending & KILL != 0 || pending & !endured != 0
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn status(pending: u64, blocked: u64, ignored: u64) -> String {
-        format!("Name:\tcat\nSigPnd:\t{pending:016x}\nShdPnd:\t0\nSigBlk:\t{blocked:016x}\nSigIgn:\t{ignored:016x}\n")
+    const TERM: u64 = bit(15);
+
+    fn status(pending: u64, blocked: u64, ignored: u64, caught: u64) -> String {
+        format!(
+            "Name:\tcat\nSigPnd:\t{pending:016x}\nShdPnd:\t0\nSigBlk:\t{blocked:016x}\nSigIgn:\t{ignored:016x}\nSigCgt:\t{caught:016x}\n"
+        )
     }
 
     #[test]
-    fn kill_counts_always_and_a_polite_request_if_it_is_heard() {
-        assert!(wants_to_end(&status(KILL, KILL, 0)));
-        assert!(wants_to_end(&status(bit(15), 0, 0)));
-        assert!(!wants_to_end(&status(bit(15), bit(15), 0)));
-        assert!(!wants_to_end(&status(bit(2), 0, bit(2))));
-        assert!(!wants_to_end(&status(bit(17), 0, 0)), "a child's end is no reason");
-        assert!(!wants_to_end(&status(0, 0, 0)));
+    fn kill_ends_always_and_other_signals_where_nothing_is_done_about_them() {
+        assert!(ends(&status(KILL, KILL, 0, 0)));
+        assert!(ends(&status(TERM, 0, 0, 0)));
+        assert!(ends(&status(bit(34), 0, 0, 0)), "a real-time signal ends too");
+        assert!(!ends(&status(TERM, TERM, 0, 0)));
+        assert!(!ends(&status(TERM, 0, TERM, 0)));
+        assert!(!ends(&status(TERM, 0, 0, TERM)), "who catches a signal goes on");
+        assert!(!ends(&status(HARMLESS, 0, 0, 0)), "a child's end is no reason");
+        assert!(!ends(&status(0, 0, 0, 0)));
     }
 
     #[test]
