@@ -1,6 +1,7 @@
 //! oncefs: a lazy container-image filesystem that downloads and materialises each layer once.
 
 pub mod blob;
+pub mod control;
 pub mod digest;
 pub mod errors;
 pub mod flight;

@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::mount::{MountFlags, UnmountFlags, mount as mount2, mount_bind, mount_remount, unmount as umount2};
 
 /// One line of /proc/self/mountinfo (proc(5)), as far as it is used.
@@ -55,6 +56,21 @@ pub fn table() -> io::Result<Vec<Mounted>> {
 /// The topmost mount exactly at `at`, which must be absolute and free of symlinks.
 pub fn mounted_at(at: &Path) -> io::Result<Option<Mounted>> {
     Ok(table()?.into_iter().rev().find(|mount| mount.at == at))
+}
+
+/// Sees changes of the table of mounts.
+pub struct TableWatch(fs::File);
+
+impl TableWatch {
+    pub fn new() -> io::Result<Self> {
+        Ok(Self(fs::File::open("/proc/self/mountinfo")?))
+    }
+
+    /// Returns when the table has changed since the last call (proc(5), /proc/pid/mounts: poll reports POLLPRI).
+    pub fn wait(&self) -> io::Result<()> {
+        poll(&mut [PollFd::new(&self.0, PollFlags::PRI)], None)?;
+        Ok(())
+    }
 }
 
 /// `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw`

@@ -1,0 +1,124 @@
+//! Making a call: to the server that runs, to one that is started for it, or in this very process.
+
+use std::future::Future;
+
+use tokio::sync::mpsc;
+
+use super::Setting;
+use super::progress::Shown;
+use crate::control::{Answer, Call, Client, ClientError, Event, Failure, FailureKind, Outcome};
+use crate::daemon::{self, Node, StartError};
+use crate::errors::with_causes;
+
+/// How often a call is made again whose server ended just when it came.
+const CALLS_MAX: usize = 5;
+
+/// The exit status of a program that SIGINT ended, as a shell gives it, is up to the shell; the words are ours.
+const INTERRUPTED: &str = "interrupted; nothing is left half done";
+
+impl Setting {
+    /// Makes the call to the server, which is started if there is none.
+    pub(super) async fn call(&self, call: &Call, shown: &mut Shown) -> Result<Answer, Failure> {
+        let calling = async {
+            let mut last = None;
+            for _ in 0..CALLS_MAX {
+                let connected = daemon::connect_or_start(&self.config, &self.flags).await;
+                let mut client = match connected {
+                    Err(StartError::Client(error)) => {
+                        last = Some(of_client(&error));
+                        continue;
+                    }
+                    connected => connected.map_err(|error| of_start(&error))?,
+                };
+                match client.call(call, &mut |news| shown.show(&news)).await {
+                    Err(error @ ClientError::Gone(_)) => last = Some(of_client(&error)),
+                    answered => return answered.map_err(|error| of_client(&error))?,
+                }
+            }
+            Err(last.unwrap_or_else(|| Failure::new(FailureKind::Other, "no server answers")))
+        };
+        let answer = unless_interrupted(calling).await?;
+        if answer.server_ends {
+            daemon::wait_until_gone(&self.config.run).await;
+        }
+        Ok(answer)
+    }
+
+    /// Makes the call to the server if one runs.
+    pub(super) async fn call_running(&self, call: &Call, shown: &mut Shown) -> Option<Result<Outcome, Failure>> {
+        let mut client: Client = daemon::running(&self.config.run).await?;
+        let answered = unless_interrupted(async {
+            let answered = client.call(call, &mut |news| shown.show(&news)).await;
+            answered.map_err(|error| of_client(&error))?
+        });
+        Some(answered.await.map(|answer| answer.outcome))
+    }
+
+    /// The store, opened by this process.
+    pub(super) async fn node(&self) -> Result<Node, Failure> {
+        Node::open(&self.config).await
+    }
+}
+
+/// Does the work and shows its news meanwhile; Ctrl-C drops it.
+pub(super) async fn with_news<T, F>(
+    shown: &mut Shown,
+    work: impl FnOnce(mpsc::UnboundedSender<Event>) -> F,
+) -> Result<T, Failure>
+where
+    F: Future<Output = Result<T, Failure>>,
+{
+    let (news, mut told) = mpsc::unbounded_channel();
+    let working = work(news);
+    let showing = async {
+        while let Some(event) = told.recv().await {
+            shown.show(&event);
+        }
+        std::future::pending::<()>().await;
+    };
+    unless_interrupted(async {
+        tokio::select! {
+            done = working => done,
+            () = showing => unreachable!("bug: it shows for ever"),
+        }
+    })
+    .await
+}
+
+/// What SIGINT and SIGTERM do to a call: it is given up, and with it its claim on the work.
+pub(super) async fn unless_interrupted<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    tokio::select! {
+        done = work => done,
+        () = interrupted() => Err(Failure::new(FailureKind::Other, INTERRUPTED)),
+    }
+}
+
+/// Resolves at the first SIGINT or SIGTERM.
+pub(super) async fn interrupted() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+fn of_start(error: &StartError) -> Failure {
+    match error {
+        StartError::Failed(failure) => failure.clone(),
+        StartError::Run { .. } => Failure::new(FailureKind::Usage, with_causes(error)),
+        _ => Failure::new(FailureKind::Other, with_causes(error)),
+    }
+}
+
+fn of_client(error: &ClientError) -> Failure {
+    Failure::new(FailureKind::Other, with_causes(error))
+}
+
+/// An answer that fits another call.
+pub(super) fn unexpected(outcome: &Outcome) -> Failure {
+    Failure::new(FailureKind::Other, format!("the server answered something else than was asked: {outcome:?}"))
+}

@@ -1,0 +1,178 @@
+//! The command line: parses, calls, prints. One file a command; nothing here knows how anything is done.
+
+mod check;
+mod config;
+mod connection;
+mod inspect;
+mod mount;
+mod progress;
+mod pull;
+mod serve;
+mod status;
+mod umount;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Config, Environment, Flags};
+use crate::control::{Failure, FailureKind};
+use crate::daemon;
+
+const EXAMPLES: &str = "\
+Examples:
+  oncefs mount docker.io/library/redis:7 /mnt   show an image, at once; layers come when somebody looks
+  oncefs mount oci:./layout:latest /mnt         the same of a local OCI layout
+  oncefs status                                 what is mounted, and how much of each layer is here
+  oncefs umount /mnt
+
+Exit codes:
+  0 done              3 damaged content (a digest did not match, no layer at all), or problems left by check
+  1 another failure   4 no such image, or not for this platform; nothing mounted there
+  2 wrong usage       5 the registry denies access    6 the registry cannot be reached
+                      7 the store is in use, full, or read-only";
+
+/// A lazy container-image filesystem: every layer is fetched, verified and kept once
+#[derive(Debug, Parser)]
+#[command(name = "oncefs", version, after_help = EXAMPLES, max_term_width = 110)]
+struct Line {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Args)]
+struct Global {
+    /// Where layers are kept [default: /var/lib/oncefs, or $XDG_DATA_HOME/oncefs for ordinary users]
+    #[arg(long, value_name = "DIR", global = true)]
+    root: Option<PathBuf>,
+    /// Where the socket and the FUSE mount are [default: /run/oncefs, or $XDG_RUNTIME_DIR/oncefs]
+    #[arg(long, value_name = "DIR", global = true)]
+    run: Option<PathBuf>,
+    /// The configuration file [default: /etc/oncefs/config.toml, or $XDG_CONFIG_HOME/oncefs/config.toml]
+    #[arg(long, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+    /// What is logged: error, warn, info, debug or trace
+    #[arg(long, value_name = "LEVEL", global = true)]
+    log: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Mount(mount::Mount),
+    Umount(umount::Umount),
+    Pull(pull::Pull),
+    Status(status::Status),
+    Inspect(inspect::Inspect),
+    Check(check::Check),
+    Config(config::Show),
+    #[command(hide = true)]
+    Serve(serve::Serve),
+}
+
+/// An image, and of which platform.
+#[derive(Debug, Clone, Args)]
+struct ImageArgs {
+    /// The image: NAME[:TAG|@DIGEST], oci:DIR[:TAG] or oci-archive:FILE[:TAG]
+    #[arg(value_name = "IMAGE")]
+    image: String,
+    /// The platform to take of an image for several, as in linux/arm64 [default: this machine's]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    platform: Option<String>,
+}
+
+/// What every command gets.
+struct Setting {
+    config: Config,
+    flags: Flags,
+}
+
+/// Parses the command line and does what it says.
+pub fn run() -> ExitCode {
+    let Line { global, command } = Line::parse();
+    let flags = Flags { root: global.root, run: global.run, config: global.config, log: global.log };
+    match set_up(flags).and_then(|setting| perform(command, &setting)) {
+        Ok(code) => code,
+        Err(failure) => {
+            eprintln!("oncefs: {}", failure.message);
+            exit_code(failure.kind)
+        }
+    }
+}
+
+fn set_up(flags: Flags) -> Result<Setting, Failure> {
+    let uid = rustix::process::geteuid().as_raw();
+    let mut config =
+        Config::load(&flags, &Environment::of_process(), uid).map_err(|error| daemon::of_config(&error))?;
+    // The server has another working directory.
+    for place in [&mut config.root, &mut config.run] {
+        if let Ok(absolute) = std::path::absolute(&*place) {
+            *place = absolute;
+        }
+    }
+    Ok(Setting { config, flags })
+}
+
+fn perform(command: Command, setting: &Setting) -> Result<ExitCode, Failure> {
+    // A command speaks for itself; what a server logs goes to its own log.
+    let level = if matches!(command, Command::Serve(_)) { "info" } else { "warn" };
+    daemon::start_logging(setting.flags.log.as_deref().unwrap_or(match setting.config.log.as_str() {
+        "info" => level,
+        chosen => chosen,
+    }));
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::new(FailureKind::Other, format!("cannot start: {error}")))?;
+    let done = runtime.block_on(async {
+        match command {
+            Command::Mount(command) => command.run(setting).await,
+            Command::Umount(command) => command.run(setting).await,
+            Command::Pull(command) => command.run(setting).await,
+            Command::Status(command) => command.run(setting).await,
+            Command::Inspect(command) => command.run(setting).await,
+            Command::Check(command) => command.run(setting).await,
+            Command::Config(command) => command.run(setting),
+            Command::Serve(command) => command.run(setting).await,
+        }
+    });
+    runtime.shutdown_timeout(std::time::Duration::from_secs(5));
+    done
+}
+
+fn exit_code(kind: FailureKind) -> ExitCode {
+    ExitCode::from(match kind {
+        FailureKind::Other => 1,
+        FailureKind::Usage => 2,
+        FailureKind::Corrupt => 3,
+        FailureKind::NotFound => 4,
+        FailureKind::Denied => 5,
+        FailureKind::Unreachable => 6,
+        FailureKind::Store => 7,
+    })
+}
+
+/// Prints a value as JSON for programs.
+fn print_json(value: &impl serde::Serialize) {
+    match serde_json::to_string_pretty(value) {
+        Ok(text) => print_line(&text),
+        Err(error) => eprintln!("oncefs: cannot show this as JSON: {error}"),
+    }
+}
+
+/// Prints, and does not mind a reader that has gone (`oncefs status | head -1`).
+fn print_line(line: &str) {
+    use std::io::Write as _;
+    let _reader_gone = writeln!(std::io::stdout(), "{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        use clap::CommandFactory as _;
+        Line::command().debug_assert();
+    }
+}

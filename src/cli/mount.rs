@@ -1,0 +1,111 @@
+//! `oncefs mount IMAGE DIR`
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+
+use super::connection::interrupted;
+use super::progress::Shown;
+use super::{ImageArgs, Setting, print_line};
+use crate::control::{Call, Failure, FailureKind, MountCall, Owner};
+use crate::daemon::{self, Lifetime};
+
+const EXAMPLES: &str = "\
+Examples:
+  oncefs mount docker.io/library/redis:7 /mnt
+  oncefs mount --wait ghcr.io/owner/app@sha256:6f1c... /mnt
+  oncefs mount --platform linux/arm64 debian:12 /mnt
+  oncefs mount oci-archive:image.tar /mnt
+
+The command returns as soon as the image's manifest and config are known; nothing of a layer is fetched before somebody
+looks below DIR. Then every layer is fetched, verified and indexed once, however many mounts want it. A server in the
+background keeps the mounts and ends with the last of them.";
+
+/// Show an image at a directory, before it is downloaded
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Mount {
+    #[command(flatten)]
+    image: ImageArgs,
+    /// The directory to show it at
+    #[arg(value_name = "DIR")]
+    at: PathBuf,
+    /// Return only when every layer is here and verified
+    #[arg(long)]
+    wait: bool,
+    /// Serve from this process, until the mount is gone or Ctrl-C is pressed
+    #[arg(long)]
+    foreground: bool,
+    /// Whom files belong to: as the image says, or you [default: image for root, me for others]
+    #[arg(long, value_enum, value_name = "WHO")]
+    owner: Option<Who>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Who {
+    Image,
+    Me,
+}
+
+impl Mount {
+    pub(super) async fn run(self, setting: &Setting) -> Result<ExitCode, Failure> {
+        let at = self.at.canonicalize().map_err(|error| {
+            let message = format!("cannot mount at {}: {error}", self.at.display());
+            Failure::new(FailureKind::Usage, message)
+        })?;
+        let call = MountCall {
+            image: absolute(&self.image.image),
+            platform: self.image.platform,
+            at,
+            owner: owner(self.owner),
+            wait: self.wait,
+        };
+        if self.foreground {
+            return serve_here(call, setting).await;
+        }
+        let mut shown = Shown::new();
+        setting.call(&Call::Mount(call), &mut shown).await?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn owner(who: Option<Who>) -> Owner {
+    let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+    match who {
+        Some(Who::Image) => Owner::Image,
+        None if uid.is_root() => Owner::Image,
+        Some(Who::Me) | None => Owner::Of(uid.as_raw(), gid.as_raw()),
+    }
+}
+
+async fn serve_here(call: MountCall, setting: &Setting) -> Result<ExitCode, Failure> {
+    let run = &setting.config.run;
+    if daemon::running(run).await.is_some() {
+        let message =
+            format!("a server runs for {} already; mount without --foreground, or choose another --run", run.display());
+        return Err(Failure::new(FailureKind::Store, message));
+    }
+    let place = daemon::hold_run(run).await?;
+    let at = call.at.clone();
+    let ready = || print_line(&format!("mounted at {}; Ctrl-C unmounts", at.display()));
+    let serving =
+        daemon::serve(setting.config.clone(), Lifetime::OnDemand, Some(Call::Mount(call)), ready, interrupted());
+    // The first interrupt stops the serving in order; before it serves, it ends the command.
+    let served = serving.await;
+    drop(place);
+    served.map(|()| ExitCode::SUCCESS)
+}
+
+/// An image in a local file is named from here; the server has another working directory.
+pub(super) fn absolute(image: &str) -> String {
+    for scheme in ["oci:", "oci-archive:"] {
+        if let Some(path) = image.strip_prefix(scheme)
+            && !path.starts_with('/')
+            && let Ok(here) = std::env::current_dir()
+        {
+            return format!("{scheme}{}", here.join(path).display());
+        }
+    }
+    image.to_owned()
+}

@@ -1,0 +1,81 @@
+//! `oncefs status`
+
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::progress::{Shown, bytes, short};
+use super::{Setting, print_json, print_line};
+use crate::control::{Call, Failure, LayerReport, MountReport, Outcome, State, StatusReport};
+
+const EXAMPLES: &str = "\
+Examples:
+  oncefs status
+  oncefs status --json | jq -r '.mounts[].at'";
+
+/// Say what is mounted, which layers are here, and how much of each
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Status {
+    /// As JSON, for programs
+    #[arg(long)]
+    json: bool,
+}
+
+impl Status {
+    pub(super) async fn run(self, setting: &Setting) -> Result<ExitCode, Failure> {
+        let status = match setting.call_running(&Call::Status, &mut Shown::new()).await {
+            Some(answered) => match answered? {
+                Outcome::Status(status) => *status,
+                other => return Err(super::connection::unexpected(&other)),
+            },
+            None => setting.node().await?.status().await?,
+        };
+        if self.json {
+            print_json(&status);
+        } else {
+            print(&status);
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn print(status: &StatusReport) {
+    let server = status.server.map_or("no server runs".to_owned(), |pid| format!("server: process {pid}"));
+    let free = format!("{} free of {}", bytes(status.free_bytes), bytes(status.total_bytes));
+    print_line(&format!("store: {} ({free}); {server}", status.root.display()));
+    for mount in &status.mounts {
+        print_line("");
+        print_mount(mount);
+    }
+    let of_mounts = |layer: &&LayerReport| {
+        status.mounts.iter().any(|mount| mount.image.layers.iter().any(|mounted| mounted.digest == layer.digest))
+    };
+    let others: Vec<_> = status.layers.iter().filter(|layer| !of_mounts(layer)).collect();
+    if !others.is_empty() {
+        print_line("\nlayers that no mount uses:");
+        others.into_iter().for_each(print_layer);
+    }
+}
+
+fn print_mount(mount: &MountReport) {
+    let image = &mount.image;
+    let loaded = if mount.loaded { "" } else { " (nobody has looked into it yet)" };
+    print_line(&format!("{}  {}  {}{loaded}", mount.at.display(), image.reference, image.platform));
+    image.layers.iter().for_each(print_layer);
+}
+
+/// One line a layer: which, how large, how it is.
+pub(super) fn print_layer(layer: &LayerReport) {
+    let state = match layer.state {
+        State::Untouched => "not here".to_owned(),
+        State::Queued => "waits for other layers".to_owned(),
+        State::Scanning => format!("scanning, {} of {}", bytes(layer.fetched), bytes(layer.size)),
+        State::Ready => {
+            let index = layer.index.as_deref().unwrap_or("unknown");
+            format!("{} of {} resident, index: {index}", bytes(layer.resident_bytes), bytes(layer.data_bytes))
+        }
+        State::Failed => format!("failed: {}", layer.error.as_deref().unwrap_or("unknown cause")),
+    };
+    print_line(&format!("  {}  {:>10}  {state}", short(layer), bytes(layer.size)));
+}

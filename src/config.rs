@@ -1,0 +1,233 @@
+//! One typed configuration: defaults, then the file, then the environment, then flags.
+//!
+//! Every part owns its own `Config`; this file composes them, and is the only one that reads the environment.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::fuse;
+use crate::image;
+use crate::registry;
+use crate::store;
+
+/// Everything a user may set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where layers and the database live.
+    pub root: PathBuf,
+    /// Where the socket, the log and the FUSE mount live.
+    pub run: PathBuf,
+    /// What is logged: error, warn, info, debug, trace, or a filter like `oncefs::registry=debug`.
+    pub log: String,
+    pub registry: registry::Config,
+    pub scan: image::Config,
+    pub store: store::Config,
+    pub fuse: fuse::Config,
+}
+
+/// What flags set; they win over everything else.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Flags {
+    pub root: Option<PathBuf>,
+    pub run: Option<PathBuf>,
+    pub config: Option<PathBuf>,
+    pub log: Option<String>,
+}
+
+/// The environment, or a picture of one.
+#[derive(Debug, Clone, Default)]
+pub struct Environment(pub BTreeMap<String, String>);
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("cannot read the configuration {}", path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("{origin}: {message}{hint}")]
+    Wrong { origin: String, message: String, hint: String },
+}
+
+/// Variables that name a key: `ONCEFS_REGISTRY__RETRIES=3` is `retries` in `[registry]`.
+const PREFIX: &str = "ONCEFS_";
+const NESTED: &str = "__";
+/// Names the file, and so is no key of it.
+const CONFIG_VARIABLE: &str = "ONCEFS_CONFIG";
+
+const SYSTEM_FILE: &str = "/etc/oncefs/config.toml";
+/// A configuration is read whole; a larger file is no configuration.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+// === impl Environment ===
+
+impl Environment {
+    /// Of this process. Variables that are not UTF-8 cannot be ours.
+    pub fn of_process() -> Self {
+        Self(
+            std::env::vars_os()
+                .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
+                .collect(),
+        )
+    }
+
+    fn path(&self, name: &str) -> Option<PathBuf> {
+        self.0.get(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+    }
+}
+
+// === impl Config ===
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            root: "/var/lib/oncefs".into(),
+            run: "/run/oncefs".into(),
+            log: "info".to_owned(),
+            registry: registry::Config::default(),
+            scan: image::Config::default(),
+            store: store::Config::default(),
+            fuse: fuse::Config::default(),
+        }
+    }
+}
+
+impl Config {
+    /// The configuration of this process. `uid` decides between the system's places and a user's own.
+    pub fn load(flags: &Flags, environment: &Environment, uid: u32) -> Result<Self, ConfigError> {
+        let mut table = match file(flags, environment, uid) {
+            Some((path, must_exist)) => read(&path, must_exist)?,
+            None => toml::Table::new(),
+        };
+        let defaults = Self::places(environment, uid);
+        for (key, place) in [("root", &defaults.root), ("run", &defaults.run)] {
+            table.entry(key).or_insert_with(|| place.to_string_lossy().into_owned().into());
+        }
+        for (name, value) in &environment.0 {
+            if let Some(key) = name.strip_prefix(PREFIX).filter(|_| name != CONFIG_VARIABLE) {
+                set(&mut table, &key.to_lowercase().split(NESTED).collect::<Vec<_>>(), value)?;
+                // Checked by itself, so that the complaint names the variable.
+                check(table.clone(), &format!("environment variable {name}"))?;
+            }
+        }
+        let mut config = check(table, "configuration")?;
+        let Flags { root, run, log, .. } = flags.clone();
+        config.root = root.unwrap_or(config.root);
+        config.run = run.unwrap_or(config.run);
+        config.log = log.unwrap_or(config.log);
+        if config.registry.docker_config.is_empty() {
+            config.registry.docker_config.extend(docker_config(environment));
+        }
+        Ok(config)
+    }
+
+    /// As a file that could be read again.
+    pub fn to_toml(&self) -> String {
+        toml::to_string_pretty(self).unwrap_or_else(|error| format!("# cannot be shown: {error}\n"))
+    }
+
+    fn places(environment: &Environment, uid: u32) -> Self {
+        if uid == 0 {
+            return Self::default();
+        }
+        let home = environment.path("HOME").unwrap_or_else(|| "/".into());
+        let data = environment.path("XDG_DATA_HOME").unwrap_or_else(|| home.join(".local/share"));
+        let run = environment
+            .path("XDG_RUNTIME_DIR")
+            .map_or_else(|| format!("/tmp/oncefs-{uid}").into(), |run| run.join("oncefs"));
+        Self { root: data.join("oncefs"), run, ..Self::default() }
+    }
+}
+
+/// The file to read, and whether it must be there because somebody named it.
+fn file(flags: &Flags, environment: &Environment, uid: u32) -> Option<(PathBuf, bool)> {
+    if let Some(named) = flags.config.clone().or_else(|| environment.path(CONFIG_VARIABLE)) {
+        return Some((named, true));
+    }
+    if uid == 0 {
+        return Some((SYSTEM_FILE.into(), false));
+    }
+    let home = || environment.path("HOME").map(|home| home.join(".config"));
+    let config = environment.path("XDG_CONFIG_HOME").or_else(home)?;
+    Some((config.join("oncefs/config.toml"), false))
+}
+
+fn docker_config(environment: &Environment) -> Option<PathBuf> {
+    let directory =
+        environment.path("DOCKER_CONFIG").or_else(|| environment.path("HOME").map(|home| home.join(".docker")));
+    directory.map(|directory| directory.join("config.json"))
+}
+
+fn read(path: &Path, must_exist: bool) -> Result<toml::Table, ConfigError> {
+    let failed = |source| ConfigError::Read { path: path.to_owned(), source };
+    let text = match std::fs::metadata(path) {
+        Ok(metadata) if metadata.len() > FILE_BYTES_MAX => Err(std::io::ErrorKind::FileTooLarge.into()),
+        Ok(_) => std::fs::read_to_string(path),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !must_exist => return Ok(toml::Table::new()),
+        Err(error) => Err(error),
+    };
+    let origin = path.display().to_string();
+    let text = text.map_err(failed)?;
+    // Twice: the first time for the complaint, which shows the line only when it sees the text.
+    toml::from_str::<Config>(&text).map_err(|error| wrong(&origin, &error))?;
+    text.parse().map_err(|error: toml::de::Error| wrong(&origin, &error))
+}
+
+fn check(table: toml::Table, origin: &str) -> Result<Config, ConfigError> {
+    table.try_into().map_err(|error: toml::de::Error| wrong(origin, &error))
+}
+
+fn set(table: &mut toml::Table, keys: &[&str], value: &str) -> Result<(), ConfigError> {
+    let Some((key, rest)) = keys.split_first() else { return Ok(()) };
+    if rest.is_empty() {
+        // A value is TOML where it can be (numbers, booleans, lists), and text otherwise.
+        let parsed = format!("value = {value}").parse::<toml::Table>().ok().and_then(|mut one| one.remove("value"));
+        table.insert((*key).to_owned(), parsed.unwrap_or_else(|| value.into()));
+        return Ok(());
+    }
+    match table.entry((*key).to_owned()).or_insert_with(|| toml::Table::new().into()) {
+        toml::Value::Table(inner) => set(inner, rest, value),
+        _ => Ok(()), // the check that follows says what is wrong
+    }
+}
+
+fn wrong(origin: &str, error: &toml::de::Error) -> ConfigError {
+    let message = error.message().to_owned();
+    let hint = nearest(&message).map_or(String::new(), |key| format!("; did you mean `{key}`?"));
+    let message = match error.span() {
+        Some(_) => error.to_string().trim_end().to_owned(),
+        None => message,
+    };
+    ConfigError::Wrong { origin: origin.to_owned(), message, hint }
+}
+
+/// Of serde's "unknown field `x`, expected one of `a`, `b`": the one that is nearest to `x`, if any is near.
+fn nearest(message: &str) -> Option<&str> {
+    let mut words = message.strip_prefix("unknown field ")?.split('`').skip(1).step_by(2);
+    let unknown = words.next()?;
+    let (distance, key) = words.map(|key| (edits(unknown, key), key)).min()?;
+    (distance <= unknown.len().max(key.len()) / 2).then_some(key)
+}
+
+/// The Levenshtein distance.
+fn edits(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, byte_a) in a.bytes().enumerate() {
+        let mut diagonal = i;
+        let mut left = i + 1;
+        for (cell, byte_b) in row.iter_mut().skip(1).zip(b.bytes()) {
+            let above = *cell;
+            let change = diagonal + usize::from(byte_a != byte_b);
+            left = change.min(above + 1).min(left + 1);
+            diagonal = above;
+            *cell = left;
+        }
+        if let Some(first) = row.first_mut() {
+            *first = i + 1;
+        }
+    }
+    row.last().copied().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests;

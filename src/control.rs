@@ -1,0 +1,335 @@
+//! What programs say to the server, and the client that says it: HTTP and JSON over a unix socket.
+//!
+//! Every call is answered by lines of JSON, each an [`Event`]: news while it works, and last [`Event::Done`] or
+//! [`Event::Failed`]. A client that goes away gives up its claim on the work.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use serde::{Deserialize, Serialize};
+use tokio::net::UnixStream;
+
+use crate::digest::{Digest, LayerDigest};
+
+/// What the server can be asked. The name of each is its path below `/v1/`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Call {
+    Mount(MountCall),
+    Umount(UmountCall),
+    Pull(PullCall),
+    Status,
+    Inspect(PullCall),
+    Check { repair: bool },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MountCall {
+    pub image: String,
+    pub platform: Option<String>,
+    /// Absolute, and free of symlinks.
+    pub at: PathBuf,
+    pub owner: Owner,
+    /// Answer only when all layers are here.
+    pub wait: bool,
+}
+
+/// Whom files are shown to belong to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Owner {
+    /// As the image says.
+    Image,
+    /// One user and group, for everything.
+    Of(u32, u32),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UmountCall {
+    /// `None` is all.
+    pub at: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PullCall {
+    pub image: String,
+    pub platform: Option<String>,
+}
+
+/// One line of an answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Event {
+    /// The image's manifest and config are known.
+    Resolved(ImageReport),
+    /// Where its layers are now.
+    Layers(Vec<LayerReport>),
+    /// How far a check is.
+    Checked {
+        bytes_done: u64,
+        bytes: u64,
+    },
+    Done {
+        outcome: Outcome,
+        /// The server has nothing left to do and ends.
+        server_ends: bool,
+    },
+    Failed(Failure),
+}
+
+/// How a call ended well.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    Mounted {
+        at: PathBuf,
+    },
+    /// What was unmounted.
+    Unmounted {
+        at: Vec<PathBuf>,
+    },
+    Pulled(ImageReport),
+    Status(Box<StatusReport>),
+    Inspected(Box<InspectReport>),
+    Checked(CheckSummary),
+}
+
+/// What a successful call came to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    pub outcome: Outcome,
+    pub server_ends: bool,
+}
+
+/// Why a call failed: what kind of failure, and the whole story on one line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    pub kind: FailureKind,
+    pub message: String,
+}
+
+/// Failures that a script may want to tell apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FailureKind {
+    /// The caller asked for something that makes no sense.
+    Usage,
+    /// No such image, or not for this platform; nothing is mounted there.
+    NotFound,
+    /// The registry wants other credentials.
+    Denied,
+    /// The registry cannot be reached, or does not answer.
+    Unreachable,
+    /// What came is not what its digest says, or no layer at all.
+    Corrupt,
+    /// The store is locked, full, or read-only.
+    Store,
+    Other,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageReport {
+    pub reference: String,
+    pub platform: String,
+    pub manifest_digest: Digest,
+    pub layers: Vec<LayerReport>,
+    /// The registry is away; this is what it said the last time.
+    pub remembered: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerReport {
+    pub digest: LayerDigest,
+    /// Bytes of the blob.
+    pub size: u64,
+    pub state: State,
+    /// Bytes of the blob that have come, while it is scanned.
+    pub fetched: u64,
+    /// Bytes of the layer's content, and how many of them are on disk; 0 until it is ready.
+    pub data_bytes: u64,
+    pub resident_bytes: u64,
+    /// Where the index came from.
+    pub index: Option<String>,
+    /// Why the last scan failed.
+    pub error: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    Untouched,
+    Queued,
+    Scanning,
+    Ready,
+    Failed,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountReport {
+    pub at: PathBuf,
+    pub image: ImageReport,
+    /// Whether somebody has looked into it.
+    pub loaded: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StatusReport {
+    pub version: String,
+    pub root: PathBuf,
+    /// The server's process; none if the store was looked at with no server running.
+    pub server: Option<u32>,
+    pub mounts: Vec<MountReport>,
+    /// Every layer in the store.
+    pub layers: Vec<LayerReport>,
+    /// Bytes on the store's disk that are free for it, and all.
+    pub free_bytes: u64,
+    pub total_bytes: u64,
+    /// Scans started, and how often somebody joined one that was under way.
+    pub scans: (u64, u64),
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct InspectReport {
+    pub image: ImageReport,
+    pub media_type: String,
+    pub layer_media_types: Vec<String>,
+    /// The image's config as it is.
+    pub config: serde_json::Value,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckSummary {
+    pub layers: u64,
+    pub frames: u64,
+    pub bytes: u64,
+    /// One sentence each, with what was done about it.
+    pub problems: Vec<String>,
+    /// Whether nothing that was found wrong is left.
+    pub repaired: bool,
+}
+
+/// A connection to the server of one run directory.
+pub struct Client {
+    sender: hyper::client::conn::http1::SendRequest<Full<Bytes>>,
+}
+
+/// Why the server did not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    #[error("no server listens at {}", at.display())]
+    NoServer { at: PathBuf, source: io::Error },
+    /// It may have ended just now: the call can be made again.
+    #[error("the server went away in the middle of an answer; its log may say why")]
+    Gone(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("the server answered something else than this program expects; is it of another version?")]
+    Answer(#[source] serde_json::Error),
+}
+
+/// One line of an answer holds at most a status report of some thousand layers.
+const LINE_BYTES_MAX: usize = 64 << 20;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Where the server of a run directory listens.
+pub fn socket(run: &Path) -> PathBuf {
+    run.join("control.sock")
+}
+
+// === impl Call ===
+
+impl Call {
+    /// The path it is posted to.
+    pub fn path(&self) -> &'static str {
+        match self {
+            Self::Mount(_) => "/v1/mount",
+            Self::Umount(_) => "/v1/umount",
+            Self::Pull(_) => "/v1/pull",
+            Self::Status => "/v1/status",
+            Self::Inspect(_) => "/v1/inspect",
+            Self::Check { .. } => "/v1/check",
+        }
+    }
+}
+
+// === impl Failure ===
+
+impl Failure {
+    pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+}
+
+// === impl Client ===
+
+impl Client {
+    /// Connects to the server of this run directory, if one listens there.
+    pub async fn connect(run: &Path) -> Result<Self, ClientError> {
+        let at = socket(run);
+        let no_server = |source| ClientError::NoServer { at: at.clone(), source };
+        let connecting = tokio::time::timeout(CONNECT_TIMEOUT, UnixStream::connect(&at));
+        let stream = connecting.await.map_err(|_| no_server(io::ErrorKind::TimedOut.into()))?.map_err(no_server)?;
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(gone)?;
+        crate::sync::spawn(async move {
+            let _the_answer_breaks_then_too = connection.await;
+        });
+        Ok(Self { sender })
+    }
+
+    /// Makes the call; `on_news` sees every event but the last.
+    pub async fn call(
+        &mut self,
+        call: &Call,
+        on_news: &mut (dyn FnMut(Event) + Send),
+    ) -> Result<Result<Answer, Failure>, ClientError> {
+        let body = serde_json::to_vec(call).map_err(ClientError::Answer)?;
+        let request = Request::post(call.path()).header("host", "oncefs").header("content-type", "application/json");
+        let request = request.body(Full::new(body.into())).map_err(gone)?;
+        let response = self.sender.send_request(request).await.map_err(gone)?;
+        let mut answer = Lines { body: response.into_body(), buffer: Vec::new() };
+        loop {
+            match serde_json::from_slice(&answer.next().await?).map_err(ClientError::Answer)? {
+                Event::Done { outcome, server_ends } => return Ok(Ok(Answer { outcome, server_ends })),
+                Event::Failed(failure) => return Ok(Err(failure)),
+                news => on_news(news),
+            }
+        }
+    }
+}
+
+/// The lines of an answer as they come.
+struct Lines {
+    body: Incoming,
+    buffer: Vec<u8>,
+}
+
+impl Lines {
+    async fn next(&mut self) -> Result<Vec<u8>, ClientError> {
+        loop {
+            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
+                let rest = self.buffer.split_off(end + 1);
+                return Ok(std::mem::replace(&mut self.buffer, rest));
+            }
+            let frame = self.body.frame().await.ok_or_else(|| gone(io::Error::from(io::ErrorKind::UnexpectedEof)))?;
+            if let Ok(data) = frame.map_err(gone)?.into_data() {
+                self.buffer.extend_from_slice(&data);
+            }
+            if self.buffer.len() > LINE_BYTES_MAX {
+                return Err(gone(io::Error::other("a line of the answer is too long")));
+            }
+        }
+    }
+}
+
+fn gone(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ClientError {
+    ClientError::Gone(error.into())
+}

@@ -1,0 +1,90 @@
+//! The edge where errors become what a program is told: a kind for its exit code, and one line for people.
+
+use std::error::Error;
+
+use crate::blob::BlobError;
+use crate::config::ConfigError;
+use crate::control::{Failure, FailureKind};
+use crate::errors::with_causes;
+use crate::fuse::SessionError;
+use crate::image::{ImageError, ImageFailed, LayerError};
+use crate::index::scan::ScanError;
+use crate::registry::RegistryError;
+use crate::store::StoreError;
+
+pub fn of_config(error: &ConfigError) -> Failure {
+    failure(FailureKind::Usage, error)
+}
+
+pub(super) fn of_store(error: &StoreError) -> Failure {
+    failure(FailureKind::Store, error)
+}
+
+pub(super) fn of_registry(error: &RegistryError) -> Failure {
+    failure(registry_kind(error), error)
+}
+
+pub(super) fn of_session(error: &SessionError) -> Failure {
+    failure(FailureKind::Other, error)
+}
+
+pub(super) fn of_image(failed: ImageFailed) -> Failure {
+    let error = ImageError::from(failed);
+    failure(image_kind(error.cause()), error.cause())
+}
+
+fn failure(kind: FailureKind, error: &(dyn Error + 'static)) -> Failure {
+    Failure::new(kind, with_causes(error))
+}
+
+fn image_kind(error: &ImageError) -> FailureKind {
+    match error {
+        ImageError::Resolve { source, .. } => registry_kind(source),
+        ImageError::Layer { source, .. } => layer_kind(source),
+        ImageError::View { .. } => FailureKind::Corrupt,
+        ImageError::Store(_) => FailureKind::Store,
+        ImageError::Shared(_) | ImageError::Stopping => FailureKind::Other,
+    }
+}
+
+fn registry_kind(error: &RegistryError) -> FailureKind {
+    use RegistryError as E;
+    match error {
+        E::NotFound { .. } | E::NoPlatform { .. } | E::NoTag { .. } | E::SeveralTags { .. } | E::NoLayout { .. } => {
+            FailureKind::NotFound
+        }
+        E::Denied { .. } | E::Login { .. } => FailureKind::Denied,
+        E::Unreachable { .. }
+        | E::Untrusted { .. }
+        | E::NotHttps { .. }
+        | E::Silent { .. }
+        | E::Stalled { .. }
+        | E::Broken { .. }
+        | E::Busy { .. } => FailureKind::Unreachable,
+        E::TooLarge { .. } | E::Size { .. } | E::Mismatch { .. } | E::Manifest { .. } | E::Protocol { .. } => {
+            FailureKind::Corrupt
+        }
+        E::CaFile { .. } | E::HostInConfig(_) => FailureKind::Usage,
+        E::Status { .. } | E::Io { .. } | E::Client(_) | E::Origin(..) | E::Stopped(_) => FailureKind::Other,
+    }
+}
+
+fn layer_kind(error: &LayerError) -> FailureKind {
+    match error {
+        LayerError::Blob(blob) => blob_kind(blob),
+        LayerError::Scan(ScanError::Blob { source, .. }) => blob_kind(source),
+        LayerError::Scan(ScanError::Disk { .. }) | LayerError::Store(_) => FailureKind::Store,
+        LayerError::Scan(_) | LayerError::OtherContent { .. } => FailureKind::Corrupt,
+        LayerError::Stopping => FailureKind::Other,
+    }
+}
+
+fn blob_kind(error: &BlobError) -> FailureKind {
+    match error {
+        BlobError::NotFound(_) => FailureKind::NotFound,
+        BlobError::Denied(_) => FailureKind::Denied,
+        BlobError::Unreachable(_) => FailureKind::Unreachable,
+        BlobError::Size { .. } => FailureKind::Corrupt,
+        BlobError::Other(_) => FailureKind::Other,
+    }
+}

@@ -1,0 +1,145 @@
+//! What this node knows and can do without a mount: resolve, pull, inspect, check, say how things are.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::{failure, report};
+use crate::config::Config;
+use crate::control::{CheckSummary, Event, Failure, FailureKind, ImageReport, InspectReport, PullCall, StatusReport};
+use crate::image::{Image, ImageFailed, Images};
+use crate::registry::{Platform, Reference, Registry};
+use crate::store::Store;
+
+/// Where news of a call goes. Nobody listening is fine.
+pub type News = UnboundedSender<Event>;
+
+/// How often somebody who waits is told how far it is: what an eye takes for steady.
+const NEWS_EVERY: Duration = Duration::from_millis(100);
+
+/// One store and its registry client. Clones share them.
+#[derive(Clone)]
+pub struct Node {
+    images: Images,
+}
+
+impl Node {
+    /// Opens the store, which no other process may have open.
+    pub async fn open(config: &Config) -> Result<Self, Failure> {
+        let registry = Registry::new(config.registry.clone()).map_err(|error| failure::of_registry(&error))?;
+        let (root, store, blobs) = (config.root.clone(), config.store.clone(), Arc::new(registry.clone()));
+        let store =
+            blocking(move || Store::open(&root, store, blobs)).await?.map_err(|error| failure::of_store(&error))?;
+        Ok(Self { images: Images::new(registry, store, config.scan.clone()) })
+    }
+
+    pub(super) fn images(&self) -> &Images {
+        &self.images
+    }
+
+    /// The image's manifest and config.
+    pub(super) async fn resolve(&self, image: &str, platform: Option<&str>) -> Result<Arc<Image>, Failure> {
+        let wrong = |error: &dyn std::fmt::Display| Failure::new(FailureKind::Usage, format!("{image}: {error}"));
+        let reference: Reference = image.parse().map_err(|error| wrong(&error))?;
+        let platform = match platform {
+            Some(platform) => platform.parse().map_err(|error| wrong(&error))?,
+            None => Platform::host(),
+        };
+        self.images.resolve(&reference, &platform).await.map_err(failure::of_image)
+    }
+
+    /// Makes all layers of an image usable.
+    pub async fn pull(&self, call: &PullCall, news: &News) -> Result<ImageReport, Failure> {
+        let image = self.resolve(&call.image, call.platform.as_deref()).await?;
+        let _nobody_listens = news.send(Event::Resolved(report::of_image(&self.images, &image)));
+        self.with_news(&image, news, self.images.layers(&image)).await?;
+        Ok(report::of_image(&self.images, &image))
+    }
+
+    /// Tells how far the image's layers are while `work` goes on.
+    pub(super) async fn with_news<T>(
+        &self,
+        image: &Image,
+        news: &News,
+        work: impl Future<Output = Result<T, ImageFailed>>,
+    ) -> Result<T, Failure> {
+        let mut work = std::pin::pin!(work);
+        let mut tick = tokio::time::interval(NEWS_EVERY);
+        loop {
+            let ended = tokio::select! {
+                ended = &mut work => Some(ended),
+                _ = tick.tick() => None,
+            };
+            let _nobody_listens = news.send(Event::Layers(report::of_layers(&self.images, image)));
+            if let Some(ended) = ended {
+                return ended.map_err(failure::of_image);
+            }
+        }
+    }
+
+    pub async fn inspect(&self, call: &PullCall) -> Result<InspectReport, Failure> {
+        let image = self.resolve(&call.image, call.platform.as_deref()).await?;
+        Ok(InspectReport {
+            image: report::of_image(&self.images, &image),
+            media_type: image.media_type.clone(),
+            layer_media_types: image.layers.iter().map(|layer| layer.media_type.clone()).collect(),
+            config: serde_json::from_slice(&image.config).unwrap_or_default(),
+        })
+    }
+
+    /// Everything but the mounts, which a server adds.
+    pub async fn status(&self) -> Result<StatusReport, Failure> {
+        let images = self.images.clone();
+        blocking(move || {
+            let store = images.store();
+            let space = store.statfs().map_err(|error| failure::of_store(&error))?;
+            let mut layers: Vec<_> = store.layers().iter().map(|layer| report::of_stored(layer)).collect();
+            layers.sort_by_key(|layer| layer.digest);
+            Ok(StatusReport {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                root: Path::to_owned(store.root()),
+                server: None,
+                mounts: Vec::new(),
+                layers,
+                free_bytes: space.available,
+                total_bytes: space.total,
+                scans: images.scan_counts(),
+            })
+        })
+        .await?
+    }
+
+    pub async fn check(&self, repair: bool, news: &News) -> Result<CheckSummary, Failure> {
+        let (store, news) = (self.images.store().clone(), news.clone());
+        blocking(move || {
+            let told = crate::sync::Mutex::new(news);
+            let report = store.check(repair, &|progress| {
+                let _nobody_listens =
+                    told.lock().send(Event::Checked { bytes_done: progress.bytes_done, bytes: progress.bytes });
+            });
+            let report = report.map_err(|error| failure::of_store(&error))?;
+            Ok(CheckSummary {
+                layers: report.layers,
+                frames: report.frames,
+                bytes: report.bytes,
+                problems: report.problems,
+                repaired: report.repaired,
+            })
+        })
+        .await?
+    }
+
+    /// Writes down what only memory knows yet.
+    pub async fn sync(&self) -> Result<(), Failure> {
+        let store = self.images.store().clone();
+        blocking(move || store.sync()).await?.map_err(|error| failure::of_store(&error))
+    }
+}
+
+/// Runs what waits for the disk where it holds nobody up.
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+    let ended = tokio::task::spawn_blocking(work).await;
+    ended.map_err(|_| Failure::new(FailureKind::Other, "the work ended without a result (see the log)"))
+}

@@ -1,0 +1,62 @@
+//! What is known, in the words of the control socket.
+
+use crate::control::{ImageReport, LayerReport, State};
+use crate::image::{Image, Images, LayerState, LayerStatus};
+use crate::store::Layer;
+
+pub(super) fn of_image(images: &Images, image: &Image) -> ImageReport {
+    ImageReport {
+        reference: image.reference.clone(),
+        platform: image.platform.clone(),
+        manifest_digest: image.manifest_digest,
+        layers: of_layers(images, image),
+        remembered: image.remembered,
+    }
+}
+
+pub(super) fn of_layers(images: &Images, image: &Image) -> Vec<LayerReport> {
+    images.states(image).into_iter().map(of_status).collect()
+}
+
+/// A layer of the store, whatever image it belongs to.
+pub(super) fn of_stored(layer: &Layer) -> LayerReport {
+    let heading = layer.frames().heading();
+    let state = LayerState::Ready {
+        data_bytes: layer.data_bytes(),
+        resident_bytes: layer.resident_bytes(),
+        index: heading.index_source,
+    };
+    of_status(LayerStatus { digest: layer.digest(), size: heading.blob_bytes, state })
+}
+
+fn of_status(status: LayerStatus) -> LayerReport {
+    let LayerStatus { digest, size, state } = status;
+    let mut report = LayerReport {
+        digest,
+        size,
+        state: State::Untouched,
+        fetched: 0,
+        data_bytes: 0,
+        resident_bytes: 0,
+        index: None,
+        error: None,
+    };
+    match state {
+        LayerState::Untouched => {}
+        LayerState::Queued => report.state = State::Queued,
+        LayerState::Scanning { fetched, .. } => {
+            report.state = State::Scanning;
+            report.fetched = fetched;
+        }
+        LayerState::Ready { data_bytes, resident_bytes, index } => {
+            report.state = State::Ready;
+            (report.data_bytes, report.resident_bytes) = (data_bytes, resident_bytes);
+            report.index = Some(index.to_string());
+        }
+        LayerState::Failed(error) => {
+            report.state = State::Failed;
+            report.error = Some(error);
+        }
+    }
+    report
+}

@@ -1,0 +1,72 @@
+//! From a layer's digest to a layer in the store: it is there, or it is scanned, once however many want it.
+
+use super::progress::LayerProgress;
+use super::{Image, ImageError, Images, LayerError};
+use crate::blob::{Blobs as _, Layered};
+use crate::flight::Ticket;
+use crate::index::scan::scan;
+use crate::store::{Layer, Receiving};
+use crate::sync::Arc;
+
+impl Images {
+    /// A claim on the layer. The scan, if one is needed, goes on as long as anybody holds a claim on it.
+    pub fn layer(&self, image: &Arc<Image>, layer: &Layered) -> Ticket<Arc<Layer>, ImageError> {
+        self.shared.scanning.join(layer.digest, || {
+            let (images, image, layer) = (self.clone(), image.clone(), layer.clone());
+            async move {
+                let made = images.make_usable(&image, &layer).await;
+                let error = |source| ImageError::Layer {
+                    image: image.reference.clone(),
+                    layer: layer.digest,
+                    source: Box::new(source),
+                };
+                made.map_err(error)
+            }
+        })
+    }
+
+    async fn make_usable(&self, image: &Image, layer: &Layered) -> Result<Arc<Layer>, LayerError> {
+        if let Some(here) = self.here(layer)? {
+            return Ok(here);
+        }
+        let progress = self.shared.progresses.lock().begin(layer);
+        let scanned = self.scan(image, layer, &progress).await;
+        // Not reached when the last claim is dropped: `progress` itself notices that.
+        progress.end(scanned.as_ref().err());
+        scanned
+    }
+
+    /// The layer, if the store has it. Two images may name one blob and disagree on what is in it: one of them lies.
+    fn here(&self, layer: &Layered) -> Result<Option<Arc<Layer>>, LayerError> {
+        let here = self.shared.store.layer(&layer.digest)?;
+        match &here {
+            Some(here) if here.diff_id() != layer.diff_id => {
+                Err(LayerError::OtherContent { says: layer.diff_id, is: here.diff_id() })
+            }
+            _ => Ok(here),
+        }
+    }
+
+    async fn scan(&self, image: &Image, layer: &Layered, progress: &LayerProgress) -> Result<Arc<Layer>, LayerError> {
+        let _place = self.shared.places.acquire().await.map_err(|_| LayerError::Stopping)?;
+        progress.start();
+        let blob = self.shared.registry.open(layer.digest, layer.size, image.origin.clone()).await?;
+        let (store, digest) = (self.shared.store.clone(), layer.digest);
+        let receiving: Receiving = off_thread(move || store.receive(&digest)).await??;
+        let started = std::time::Instant::now();
+        let limits = &self.shared.config.limits;
+        let verified = scan(layer, blob.as_ref(), receiving.parts(), limits, progress.counters()).await?;
+        let origin = image.origin.clone();
+        let finished = off_thread(move || receiving.finish(verified, origin)).await??;
+        tracing::info!(
+            layer = %layer.digest, image = image.reference, bytes = layer.size, data_bytes = finished.data_bytes(),
+            seconds = started.elapsed().as_secs_f64(), "layer scanned"
+        );
+        Ok(finished)
+    }
+}
+
+/// Runs what waits for the disk where it holds nobody up.
+async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, LayerError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| LayerError::Stopping)
+}

@@ -1,0 +1,228 @@
+//! Makes an image usable: the one place where registry, index and store meet, so that none of them knows another's world.
+//!
+//! Everything here that takes long is a flight: one manifest request for all who open an image, one scan for all
+//! who want a layer, one view for all mounts of an image. Dropping what a call returned drops its claim on the work.
+
+mod layer;
+mod progress;
+mod resolve;
+
+use std::collections::HashMap;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
+
+use crate::blob::{Layered, Origin};
+use crate::digest::{Digest, LayerDigest};
+use crate::flight::{Failed, Flight};
+use crate::index::scan::Limits;
+use crate::registry::{Registry, RegistryError};
+use crate::store::{Layer, Store, StoreError};
+use crate::sync::{Arc, Mutex};
+use crate::view::{LayerSlot, Lower, View, ViewError, ViewSlot};
+
+pub use progress::{LayerState, LayerStatus};
+
+use progress::Progresses;
+
+/// What a user may set about making layers usable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Layers scanned at the same time, over all images. Each costs up to 16 MiB and about two processors.
+    pub concurrent_layers: usize,
+    /// What a layer may cost at most before it is refused.
+    pub limits: Limits,
+}
+
+/// Images of one node. Clones share everything.
+#[derive(Clone)]
+pub struct Images {
+    shared: Arc<Shared>,
+}
+
+/// An image whose manifest and config are known; its layers may not be here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// As it was asked for, in canonical form.
+    pub reference: String,
+    /// As in `linux/amd64`.
+    pub platform: String,
+    pub manifest_digest: Digest,
+    pub media_type: String,
+    pub layers: Vec<Layered>,
+    pub origin: Origin,
+    /// The image's config, verified, as the registry has it.
+    pub config: Vec<u8>,
+    /// The registry could not be asked; this is what it said the last time.
+    pub remembered: bool,
+}
+
+/// A view, and the layers behind it.
+#[derive(Clone)]
+pub struct Opened {
+    pub view: Arc<View>,
+    pub layers: HashMap<LayerSlot, Arc<Layer>>,
+}
+
+/// Why an image or a layer is not usable.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    #[error("cannot resolve {image}")]
+    Resolve { image: String, source: Box<RegistryError> },
+    #[error("cannot make layer {layer} of {image} usable")]
+    Layer { image: String, layer: LayerDigest, source: Box<LayerError> },
+    #[error("the layers of {image} do not fit together")]
+    View { image: String, source: Box<ViewError> },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Others wait for the same and get the same.
+    #[error(transparent)]
+    Shared(Arc<ImageError>),
+    #[error("the work on the image ended without a result: oncefs is stopping, or it failed inside (see the log)")]
+    Stopping,
+}
+
+/// Why a layer is not usable.
+#[derive(Debug, thiserror::Error)]
+pub enum LayerError {
+    #[error(transparent)]
+    Blob(#[from] crate::blob::BlobError),
+    #[error(transparent)]
+    Scan(#[from] crate::index::scan::ScanError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("oncefs is stopping")]
+    Stopping,
+    #[error("the image says its content is {says}, but the verified content is {is}: the image's config is wrong")]
+    OtherContent { says: crate::digest::DiffId, is: crate::digest::DiffId },
+}
+
+/// What a caller of a flight gets instead of a result.
+pub type ImageFailed = Failed<ImageError>;
+
+struct Shared {
+    registry: Registry,
+    store: Store,
+    config: Config,
+    resolving: Flight<(String, String), Arc<Image>, ImageError>,
+    scanning: Flight<LayerDigest, Arc<Layer>, ImageError>,
+    opening: Flight<ViewSlot, Opened, ImageError>,
+    /// A place for each layer that is scanned now.
+    places: Arc<Semaphore>,
+    progresses: Mutex<Progresses>,
+}
+
+// === impl Config ===
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { concurrent_layers: 4, limits: Limits::default() }
+    }
+}
+
+// === impl Images ===
+
+impl Images {
+    pub fn new(registry: Registry, store: Store, config: Config) -> Self {
+        let places = Arc::new(Semaphore::new(config.concurrent_layers.max(1)));
+        let shared = Shared {
+            registry,
+            store,
+            config,
+            resolving: Flight::new(),
+            scanning: Flight::new(),
+            opening: Flight::new(),
+            places,
+            progresses: Mutex::new(Progresses::default()),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    pub fn store(&self) -> &Store {
+        &self.shared.store
+    }
+
+    pub fn registry(&self) -> &Registry {
+        &self.shared.registry
+    }
+
+    /// All layers of the image, bottom first, scanned where they are not here. The first that fails ends it.
+    pub async fn layers(&self, image: &Arc<Image>) -> Result<Vec<Arc<Layer>>, ImageFailed> {
+        // The largest first: it decides when all are done.
+        let mut order: Vec<usize> = (0..image.layers.len()).collect();
+        order.sort_by_key(|at| std::cmp::Reverse(image.layers.get(*at).map_or(0, |layer| layer.size)));
+        let started = order.into_iter().filter_map(|at| Some((at, self.layer(image, image.layers.get(at)?))));
+        let tickets = started.map(|(at, ticket)| async move { ticket.await.map(|layer| (at, layer)) });
+        let mut layers = futures::future::try_join_all(tickets).await?;
+        layers.sort_by_key(|(at, _)| *at);
+        Ok(layers.into_iter().map(|(_, layer)| layer).collect())
+    }
+
+    /// The image's merged tree under this slot, with every layer in the store.
+    pub async fn open_view(&self, image: &Arc<Image>, slot: ViewSlot) -> Result<Opened, ImageFailed> {
+        let ticket = self.shared.opening.join(slot, || {
+            let (images, image) = (self.clone(), image.clone());
+            async move {
+                let layers = images.layers(&image).await?;
+                open(&image, slot, layers)
+            }
+        });
+        ticket.await
+    }
+
+    /// What is known of each layer of the image, bottom first.
+    pub fn states(&self, image: &Image) -> Vec<LayerStatus> {
+        let progresses = self.shared.progresses.lock();
+        image.layers.iter().map(|layer| progresses.status(layer, &self.shared.store)).collect()
+    }
+
+    /// How often layers were scanned, and how often somebody joined a scan that was under way.
+    pub fn scan_counts(&self) -> (u64, u64) {
+        self.shared.scanning.counts()
+    }
+}
+
+fn open(image: &Image, slot: ViewSlot, layers: Vec<Arc<Layer>>) -> Result<Opened, ImageError> {
+    let lowers = layers.iter().map(|layer| Lower { slot: LayerSlot(layer.slot()), tree: layer.tree().clone() });
+    let view = View::open(slot, lowers.collect())
+        .map_err(|source| ImageError::View { image: image.reference.clone(), source: Box::new(source) })?;
+    let layers = layers.into_iter().map(|layer| (LayerSlot(layer.slot()), layer)).collect();
+    Ok(Opened { view: Arc::new(view), layers })
+}
+
+// === impl ImageError ===
+
+impl ImageError {
+    /// The error that the work ended with, whoever it was shared by.
+    pub fn cause(&self) -> &Self {
+        let mut error = self;
+        while let Self::Shared(shared) = error {
+            error = shared;
+        }
+        error
+    }
+}
+
+impl From<ImageFailed> for ImageError {
+    fn from(failed: ImageFailed) -> Self {
+        match failed {
+            Failed::Work(error) => Self::Shared(error),
+            Failed::Panicked => Self::Stopping,
+        }
+    }
+}
+
+// === impl Image ===
+
+impl Image {
+    /// Bytes of all blobs.
+    pub fn size(&self) -> u64 {
+        self.layers.iter().map(|layer| layer.size).sum()
+    }
+
+    /// The directory name of its view: the same for every reference to the same manifest.
+    pub fn view_name(&self) -> String {
+        self.manifest_digest.hex()
+    }
+}

@@ -1,0 +1,149 @@
+//! How far each layer is: for progress bars and for `oncefs status`.
+
+use std::collections::HashMap;
+
+use crate::blob::Layered;
+use crate::digest::LayerDigest;
+use crate::errors::with_causes;
+use crate::image::LayerError;
+use crate::index::frames::IndexSource;
+use crate::index::scan::Progress;
+use crate::store::Store;
+use crate::sync::atomic::Ordering;
+use crate::sync::{Arc, Mutex};
+
+/// What is known of a layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayerStatus {
+    pub digest: LayerDigest,
+    /// Bytes of the blob.
+    pub size: u64,
+    pub state: LayerState,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LayerState {
+    /// Nobody has asked for it.
+    Untouched,
+    /// Somebody wants it; other layers are scanned first.
+    Queued,
+    Scanning {
+        /// Bytes of the blob that have come.
+        fetched: u64,
+        /// Bytes of the tar that came out of them.
+        unpacked: u64,
+    },
+    Ready {
+        data_bytes: u64,
+        resident_bytes: u64,
+        index: IndexSource,
+    },
+    /// The last scan ended so. Who asks again starts another.
+    Failed(String),
+}
+
+/// The layers that are being made usable, and those that could not be.
+#[derive(Default)]
+pub(super) struct Progresses {
+    layers: HashMap<LayerDigest, LayerProgress>,
+}
+
+/// How far one layer is. Clones share it.
+#[derive(Clone)]
+pub(super) struct LayerProgress {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    stage: Mutex<Stage>,
+    counters: Arc<Progress>,
+}
+
+enum Stage {
+    Queued,
+    Scanning,
+    Ended,
+    Failed(String),
+}
+
+// === impl Progresses ===
+
+impl Progresses {
+    pub(super) fn begin(&mut self, layer: &Layered) -> Running {
+        self.layers.retain(|_, progress| !progress.is_over());
+        let shared = Shared { stage: Mutex::new(Stage::Queued), counters: Arc::default() };
+        let progress = LayerProgress { shared: Arc::new(shared) };
+        self.layers.insert(layer.digest, progress.clone());
+        Running(progress)
+    }
+
+    pub(super) fn status(&self, layer: &Layered, store: &Store) -> LayerStatus {
+        let state = match store.layer(&layer.digest) {
+            Ok(Some(here)) => LayerState::Ready {
+                data_bytes: here.data_bytes(),
+                resident_bytes: here.resident_bytes(),
+                index: here.frames().heading().index_source,
+            },
+            Ok(None) => self.layers.get(&layer.digest).map_or(LayerState::Untouched, LayerProgress::state),
+            Err(error) => LayerState::Failed(error.to_string()),
+        };
+        LayerStatus { digest: layer.digest, size: layer.size, state }
+    }
+}
+
+// === impl LayerProgress ===
+
+impl LayerProgress {
+    pub(super) fn start(&self) {
+        *self.shared.stage.lock() = Stage::Scanning;
+    }
+
+    pub(super) fn counters(&self) -> &Arc<Progress> {
+        &self.shared.counters
+    }
+
+    fn state(&self) -> LayerState {
+        match &*self.shared.stage.lock() {
+            Stage::Queued => LayerState::Queued,
+            Stage::Scanning => LayerState::Scanning {
+                fetched: self.shared.counters.fetched.load(Ordering::Relaxed),
+                unpacked: self.shared.counters.data.load(Ordering::Relaxed),
+            },
+            Stage::Ended => LayerState::Untouched,
+            Stage::Failed(cause) => LayerState::Failed(cause.clone()),
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        matches!(*self.shared.stage.lock(), Stage::Ended)
+    }
+}
+
+/// A layer's progress while the work runs: work that is dropped is over, too.
+pub(super) struct Running(LayerProgress);
+
+impl std::ops::Deref for Running {
+    type Target = LayerProgress;
+
+    fn deref(&self) -> &LayerProgress {
+        &self.0
+    }
+}
+
+impl Running {
+    pub(super) fn end(&self, error: Option<&LayerError>) {
+        *self.0.shared.stage.lock() = match error {
+            Some(error) => Stage::Failed(with_causes(error)),
+            None => Stage::Ended,
+        };
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let mut stage = self.0.shared.stage.lock();
+        if matches!(*stage, Stage::Queued | Stage::Scanning) {
+            *stage = Stage::Ended;
+        }
+    }
+}
