@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 pub(super) const BUFFER_BYTES: usize = 256 << 10;
 
 /// 4 MiB in all: enough for a slow write or a page of the tree, little for a machine that scans ten layers at once.
-pub(super) const BUFFERS: usize = 16;
+pub(super) const BUFFERS: usize = 8;
 
 /// Where buffers come from and go back to.
 pub(super) struct Pool {

@@ -1,9 +1,13 @@
 //! What every source of an index must give for the same layer: the same tree, the same bytes, and frames that each
 //! decode alone. A new source of indexes is a new line here.
 
+use std::io::Read as _;
+
 use oncefs::index::codec::Codec;
 use oncefs::index::frames::{Frames, IndexSource};
 use oncefs::index::scan::Limits;
+use oncefs::index::tree::Place;
+use oncefs::index::tree::read::Tree;
 
 use super::made;
 
@@ -26,6 +30,38 @@ fn one_tar_in_many_disguises_gives_one_tree_and_the_same_bytes() {
         assert_eq!(frames.heading().data_bytes, tar.len() as u64, "{name}");
         made::assert_frames_decode_alone(&frames, &blob, &tar);
     }
+}
+
+#[test]
+fn every_file_of_the_tree_has_the_bytes_that_the_tar_has() {
+    let tar = made::tar_of(3_000_000);
+    let (blob, parts) = (made::gzip(&tar, 6), made::parts());
+    made::scan_into(&made::layered(&blob, &tar), &made::in_memory(&blob), &parts, &Limits::default()).unwrap();
+    let (tree, data) = (Tree::open(&parts.tree).unwrap(), made::content(&parts.data));
+    let mut files = 0;
+    for entry in tar::Archive::new(&tar[..]).entries().unwrap() {
+        let mut entry = entry.unwrap();
+        if !entry.header().entry_type().is_file() {
+            continue;
+        }
+        let (mut content, mut read) = (Vec::new(), Vec::new());
+        entry.read_to_end(&mut content).unwrap();
+        let path = entry.path_bytes().into_owned();
+        let names = path.split(|byte| *byte == b'/').filter(|name| !name.is_empty());
+        let file = names.fold(tree.root(), |dir, name| tree.lookup(dir, name).unwrap().unwrap().0);
+        let size = tree.node(file).unwrap().size;
+        while (read.len() as u64) < size {
+            let extent = tree.extent(file, read.len() as u64).unwrap();
+            let len = extent.len.min(size - read.len() as u64);
+            match extent.place {
+                Place::Data(at) => read.extend_from_slice(&data[at as usize..(at + len) as usize]),
+                place => panic!("a file that the tar holds in one piece is at {place:?}"),
+            }
+        }
+        assert!(read == content, "{}", String::from_utf8_lossy(&path));
+        files += 1;
+    }
+    assert!(files > 10);
 }
 
 #[test]

@@ -141,7 +141,7 @@ pub(crate) fn disguises(tar: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
         ("pigz-like", pigz_like(tar)),
         ("padded with zeros", [gzip(tar, 6), vec![0; 5000]].concat()),
         ("zstd", through("zstd", &["-3", "-c"], tar)),
-        ("zstd -19 --long", through("zstd", &["-19", "--long=27", "-c"], &tar[..])),
+        ("zstd -19 --long", through("zstd", &["-19", "--long=27", "-c"], tar)),
         ("zstd frames", zstd_frames_with_skippable(tar)),
     ]
 }

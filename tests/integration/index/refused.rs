@@ -2,6 +2,9 @@
 //! that anybody would take for one.
 
 use std::fs::File;
+use std::io::Read as _;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -11,7 +14,6 @@ use oncefs::blob::{Blob, BlobError, Fault, Faulty, Layered};
 use oncefs::digest::{DiffId, Digest};
 use oncefs::index::frames::Frames;
 use oncefs::index::scan::{Limits, Part, Parts, Progress, ScanError, scan};
-use std::sync::Arc;
 
 use super::made;
 
@@ -157,8 +159,6 @@ fn bomb(len: usize) -> (Vec<u8>, Vec<u8>) {
     (made::gzip(&tar, 9), tar)
 }
 
-use std::io::Read as _;
-
 #[test]
 fn a_bomb_beyond_the_ratio_is_refused_while_it_unpacks() {
     let (blob, tar) = bomb(30_000_000);
@@ -273,14 +273,25 @@ impl Blob for Stalling {
     }
 }
 
+#[test]
+fn a_full_disk_is_reported_while_the_network_says_nothing() {
+    let (blob, tar) = gzipped(8_000_000);
+    let (layer, disk) = (made::layered(&blob, &tar), SmallDisk::new(1 << 20));
+    let stalling = Stalling { first: Bytes::copy_from_slice(&blob[..blob.len() / 4 * 3]), size: layer.size };
+    let parts = Parts { data: disk.file(), ..made::parts() };
+    let error = made::scan_into(&layer, &stalling, &parts, &Limits::default()).unwrap_err();
+    assert!(matches!(error, ScanError::Disk { part: Part::Data, .. }), "{error}");
+}
+
 /// Starts a scan, drops it once `data` bytes of tar have come, and waits until its threads are gone: they hold the
-/// progress as long as they live.
+/// progress as long as they live. Nor do they first unpack what was already fetched.
 fn assert_dropping_ends_the_threads(layer: &Layered, blob: &dyn Blob, limits: &Limits, data: u64) {
     let (parts, progress) = (made::parts(), Arc::new(Progress::default()));
     let deadline = Instant::now() + Duration::from_secs(20);
+    let unpacked = || progress.data.load(Ordering::Relaxed);
     made::block_on(async {
         let come = async {
-            while progress.data.load(std::sync::atomic::Ordering::Relaxed) < data {
+            while unpacked() < data {
                 assert!(Instant::now() < deadline, "nothing comes");
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
@@ -289,10 +300,13 @@ fn assert_dropping_ends_the_threads(layer: &Layered, blob: &dyn Blob, limits: &L
             outcome = scan(layer, blob, &parts, limits, &progress) => panic!("over already: {outcome:?}"),
             () = come => assert!(Arc::strong_count(&progress) > 1, "no thread holds the progress: this test tests nothing"),
         }
+        let dropped_at = unpacked();
         while Arc::strong_count(&progress) > 1 {
             assert!(Instant::now() < deadline, "a thread is left over");
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
+        let after = unpacked() - dropped_at;
+        assert!(after < 64 << 20, "{after} bytes were unpacked that nobody wants");
     });
     assert!(Frames::open(&parts.frames).is_err());
 }
