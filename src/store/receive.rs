@@ -19,6 +19,9 @@ use crate::store::{Entry, Store, StoreError, recover};
 use crate::sync::Arc;
 use crate::sys::file;
 
+/// A block of the trees.
+const BLOCK_BYTES: u64 = 512;
+
 /// A layer being received. Dropping it removes what there is of it.
 pub struct Receiving {
     store: Store,
@@ -81,6 +84,9 @@ impl Receiving {
             FramesError::Io(source) => StoreError::io("read", &frames_path)(source),
             other => StoreError::Damaged { layer: self.digest, cause: other.to_string() },
         })?;
+        // The kernel's EROFS reads whole blocks of its device, also of a tar that ends within one.
+        let padded = frames.heading().data_bytes.next_multiple_of(BLOCK_BYTES);
+        self.parts.data.set_len(padded).map_err(StoreError::io("write", &self.directory.join(DATA)))?;
         let resident_path = self.directory.join(RESIDENT);
         let resident = make_file(&resident_path)?;
         Resident::write_all(&resident, frames.len()).map_err(StoreError::io("write", &resident_path))?;
