@@ -1,10 +1,10 @@
 //! The scan: the one streaming pass over a layer that has no index. It fetches, verifies, unpacks, fills the data file
 //! and builds tree and frames.
 //!
-//! One task fetches; three threads ([`pipeline`]) do the rest, so that both cores of a small machine have work and a
+//! One task fetches; three threads (`pipeline`) do the rest, so that both cores of a small machine have work and a
 //! slow disk or network holds up only itself. What a scan holds in memory besides the draft of the tree is bounded
-//! whatever the layer's size: about 1 MiB of fetched bytes, 4 MiB of fetched bytes to be hashed, 4 MiB of tar, 1 MiB of
-//! windows; and for zstd the blob's own window, usually 8 MiB and at most 128.
+//! whatever the layer's size: about 1 MiB of fetched bytes, 2 MiB of fetched bytes to be hashed, 2 MiB of tar, half a MiB of
+//! windows; and for zstd the blob's own window, 2 to 8 MiB at usual levels and at most 128.
 //!
 //! Nothing counts until [`Verified`] exists: the files of a failed scan are worthless and their maker deletes them.
 //! What is written is not durable yet either; that is the store's to see to.
