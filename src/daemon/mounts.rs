@@ -217,9 +217,6 @@ impl Mounts {
             let session = self.start_everything(fs.clone()).await?;
             self.shared.state.lock().everything = Some(session);
         }
-        if let Some(session) = &self.shared.state.lock().everything {
-            session.views_changed();
-        }
         let (from, to) = (fs.join(image.view_name()), at.to_owned());
         let bound = blocking(move || kernel::bind_read_only(&from, &to)).await?;
         let failed = |error| Failure::new(FailureKind::Other, format!("cannot mount at {}: {error}", at.display()));
@@ -284,9 +281,6 @@ impl Mounts {
         let used: Vec<ViewSlot> = state.mounted.values().map(|mounted| mounted.slot).collect();
         for slot in state.slots.values().filter(|slot| !used.contains(slot)) {
             self.shared.shelf.remove(*slot);
-        }
-        if let Some(session) = &state.everything {
-            session.views_changed();
         }
     }
 }
