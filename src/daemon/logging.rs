@@ -15,8 +15,8 @@ const LOG_BYTES_MAX: u64 = 16 << 20;
 /// Starts logging to standard error. `level` is a level for oncefs's own lines, or a filter of tracing-subscriber's.
 pub fn start_logging(level: &str) {
     let is_level = level.chars().all(char::is_alphabetic);
-    let directives = if is_level { format!("warn,oncefs={level}") } else { level.to_owned() };
-    let filter = EnvFilter::try_new(&directives).unwrap_or_else(|_| EnvFilter::new("warn,oncefs=info"));
+    let directives = if is_level { format!("warn,fuser=error,oncefs={level}") } else { level.to_owned() };
+    let filter = EnvFilter::try_new(&directives).unwrap_or_else(|_| EnvFilter::new("warn,fuser=error,oncefs=info"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_ansi(false);
     // A second start, as in tests, keeps the first.
     let _is_started = match log_file() {

@@ -137,9 +137,11 @@ impl Mounts {
         mounted.into_iter().map(report).collect()
     }
 
-    /// Forgets what others unmounted. Gives whether anything was.
-    pub(super) fn prune(&self) -> bool {
-        let Ok(table) = kernel::table() else { return false };
+    /// Forgets what others unmounted.
+    pub(super) async fn prune(&self) {
+        // A mount that is being made is not in the kernel's table yet.
+        let _one_at_a_time = self.shared.changing.lock().await;
+        let Ok(table) = kernel::table() else { return };
         let mut state = self.shared.state.lock();
         let is_there = |at: &Path| table.iter().any(|mount| mount.at == at && mount.kind == KIND);
         let gone: Vec<PathBuf> = state.mounted.keys().filter(|at| !is_there(at)).cloned().collect();
@@ -148,7 +150,6 @@ impl Mounts {
             tracing::info!(at = %at.display(), "unmounted");
         }
         self.put_away(&mut state);
-        !gone.is_empty()
     }
 
     /// Unmounts everything, root's one mount too.
@@ -276,7 +277,7 @@ impl Mounts {
         Ok(())
     }
 
-    /// Stops showing the views that nobody has mounted.
+    /// Stops showing the views that nobody has mounted. Called with `changing` held: a view is shown before it is mounted.
     fn put_away(&self, state: &mut State) {
         let used: Vec<ViewSlot> = state.mounted.values().map(|mounted| mounted.slot).collect();
         for slot in state.slots.values().filter(|slot| !used.contains(slot)) {

@@ -186,7 +186,7 @@ impl Server {
             tokio::select! {
                 () = &mut stop => return,
                 _ = calls.changed() => {}
-                Ok(()) = table.changed() => { self.mounts.prune(); }
+                Ok(()) = table.changed() => self.mounts.prune().await,
                 _ = is_first.tick(), if !now.ever => { self.calls.send_modify(|calls| calls.ever = true); }
             }
         }
