@@ -17,7 +17,6 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("index", &["blob", "digest", "sync", "sys"]),
     ("store", &["blob", "digest", "flight", "index", "sync", "sys"]),
     ("view", &["digest", "index", "sync"]),
-    ("mount", &["sys"]),
     ("fuse", &["digest", "errors", "index", "store", "sync", "sys", "view"]),
     ("image", &["blob", "digest", "errors", "flight", "index", "registry", "store", "sync", "view"]),
     ("control", &["digest"]),
@@ -25,8 +24,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "daemon",
         &[
-            "config", "control", "digest", "errors", "flight", "fuse", "image", "index", "mount", "registry", "store",
-            "sync", "sys", "view",
+            "config", "control", "digest", "errors", "flight", "fuse", "image", "index", "registry", "store", "sync",
+            "sys", "view",
         ],
     ),
     ("cli", &["config", "control", "daemon", "digest", "errors", "image", "registry", "store", "sys"]),
