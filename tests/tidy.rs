@@ -19,13 +19,13 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("view", &["digest", "index", "sync"]),
     ("fuse", &["digest", "errors", "index", "store", "sync", "sys", "view"]),
     ("image", &["blob", "digest", "errors", "flight", "index", "registry", "store", "sync", "view"]),
-    ("control", &["digest"]),
+    ("control", &["digest", "sync"]),
     ("config", &["fuse", "image", "index", "registry", "store"]),
     (
         "daemon",
         &[
-            "config", "control", "digest", "errors", "flight", "fuse", "image", "index", "registry", "store", "sync",
-            "sys", "view",
+            "blob", "config", "control", "digest", "errors", "flight", "fuse", "image", "index", "registry", "store",
+            "sync", "sys", "view",
         ],
     ),
     ("cli", &["config", "control", "daemon", "digest", "errors", "image", "registry", "store", "sys"]),
