@@ -10,7 +10,7 @@ use fuser::{
 
 use super::attributes::{FOREVER, NOT_AT_ALL, file_type, nothing};
 use super::errno;
-use super::operations::Serving;
+use super::operations::{NAME_BYTES_MAX, Serving};
 use crate::index::tree::{Kind, Place};
 use crate::view::{Item, Meaning, NodeId, View, ViewError};
 
@@ -36,6 +36,9 @@ pub(super) enum Where<'a> {
 
 impl Node<'_> {
     pub(super) fn lookup(&self, name: &[u8], reply: ReplyEntry) {
+        if name.len() > NAME_BYTES_MAX as usize {
+            return reply.error(Errno::ENAMETOOLONG); // the kernel lets longer ones pass since Linux 6.13
+        }
         let Where::InView(view, id) = self.place else { return self.lookup_view(name, reply) };
         let found = view.lookup(id, name).and_then(|found| {
             found

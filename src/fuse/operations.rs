@@ -28,7 +28,7 @@ const ROOT_NID: Nid = Nid(0);
 
 /// The unit in which statfs counts, and a name's most bytes (the kernel's NAME_MAX).
 const STATFS_BLOCK: u32 = 4096;
-const NAME_BYTES_MAX: u32 = 255;
+pub(super) const NAME_BYTES_MAX: u32 = 255;
 
 /// The file system that one session serves.
 #[derive(Clone)]
@@ -42,6 +42,7 @@ pub(super) struct Serving {
 
 /// What the kernel asks, of what is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
 pub enum Operation {
     Lookup,
     Getattr,

@@ -3,6 +3,7 @@
 
 mod index;
 mod model;
+mod mount;
 mod store;
 mod tar;
 mod tree;
