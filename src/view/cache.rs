@@ -7,14 +7,16 @@ use lru::LruCache;
 
 use crate::sync::{Arc, Mutex};
 use crate::view::listing::Listing;
-use crate::view::merge::Part;
+use crate::view::merge::{Part, Parts};
 use crate::view::node::NodeId;
 
 /// A merged directory.
 #[derive(Debug)]
 pub(super) struct Dir {
-    /// What it is merged from, top down; of a view without layers nothing.
+    /// What it is merged from, top down ([`Parts::shown`]); of a view without layers nothing.
     pub(super) parts: Box<[Part]>,
+    /// Whose attributes it has ([`Parts::named`]).
+    pub(super) named: Option<Part>,
     /// The directory above; of the root itself.
     pub(super) parent: NodeId,
 }
@@ -46,6 +48,14 @@ struct Recent<V> {
 /// How much memory something holds.
 trait Weigh {
     fn bytes(&self) -> usize;
+}
+
+// === impl Dir ===
+
+impl Dir {
+    pub(super) fn new(parts: Parts, parent: NodeId) -> Self {
+        Self { parts: parts.shown.into_boxed_slice(), named: parts.named, parent }
+    }
 }
 
 // === impl Cache ===
@@ -181,8 +191,8 @@ mod tests {
     fn many_directories_stay_within_the_bytes() {
         let cache = Cache::new(1 << 20);
         for id in 0..100_000 {
-            let parts = vec![Part { layer: 0, nid: Nid(id) }; 3].into();
-            cache.put_dir(NodeId(id.into()), Arc::new(Dir { parts, parent: NodeId(1) }));
+            let parts = Parts { shown: vec![Part { layer: 0, nid: Nid(id) }; 3], named: None };
+            cache.put_dir(NodeId(id.into()), Arc::new(Dir::new(parts, NodeId(1))));
         }
         assert!(cache.bytes() <= 1 << 20);
         assert!(cache.has_dir(NodeId(99_999)) && !cache.has_dir(NodeId(0)));

@@ -127,10 +127,12 @@ fn number(place: usize) -> Option<Nid> {
 
 /// Finds what of `lower`, which is going to be put onto `below`, must be grafted.
 pub(super) fn find(below: &Chain, layer: u8, lower: &Lower, steps: &mut Steps) -> Result<Option<Patch>, ViewError> {
-    if lower.tree.counts().implied == 0 || below.links.is_empty() {
+    let onto = Onto { below, lower, layer };
+    // The root is implied in most layers and lies over no symlink.
+    let roots = u32::from(onto.ask(|tree| tree.is_implied(tree.root()))?);
+    if lower.tree.counts().implied <= roots || below.links.is_empty() {
         return Ok(None);
     }
-    let onto = Onto { below, lower, layer };
     let mut patch = Patch::default();
     // A sound tree has each directory once; this makes an end of one that has not.
     let mut budget = lower.tree.counts().inodes;
@@ -139,7 +141,7 @@ pub(super) fn find(below: &Chain, layer: u8, lower: &Lower, steps: &mut Steps) -
         let first = open.len();
         for child in onto.ask(|tree| tree.list(dir.nid))? {
             let child = onto.ask(|_| child)?;
-            if child.kind != Kind::Directory || onto.ask(|tree| tree.is_opaque(child.nid))? {
+            if child.kind != Kind::Directory {
                 continue;
             }
             let twice = TreeError::Damaged { nid: child.nid, what: "a directory has two names" };
@@ -183,8 +185,8 @@ impl<'a> Onto<'a> {
         ask(&self.lower.tree).map_err(|source| ViewError::tree(self.layer, self.lower, source))
     }
 
-    /// Where the directory `nid`, which is not opaque, comes to lie, grafting it if need be. Of one that lies over nothing
-    /// there is nothing more to find.
+    /// Where the directory `nid` comes to lie, grafting it if need be. Below one that lies over nothing there is nothing
+    /// more to find.
     fn place(
         &self,
         dir: &Open,
@@ -194,11 +196,12 @@ impl<'a> Onto<'a> {
         steps: &mut Steps,
     ) -> Result<Option<Open>, ViewError> {
         let path = [&dir.path[..], b"/", name].concat();
+        let (opaque, implied) = (self.ask(|tree| tree.is_opaque(nid))?, self.ask(|tree| tree.is_implied(nid))?);
+        let over = |path, below| (!opaque).then_some(Open { nid, path, below });
         let leaf = match self.below.child(&dir.below, name)? {
-            Child::Nothing => return Ok(None),
-            Child::Directory(below) => return Ok(Some(Open { nid, path, below })),
-            Child::Leaf(_) if !self.ask(|tree| tree.is_implied(nid))? => return Ok(None),
-            Child::Leaf(leaf) => leaf,
+            Child::Directory(below) => return Ok(over(path, below.shown)),
+            Child::Leaf(leaf) if implied => leaf,
+            Child::Nothing | Child::Leaf(_) => return Ok(None),
         };
         if leaf.kind != Kind::Symlink {
             let path = path.escape_ascii().to_string();
@@ -209,8 +212,7 @@ impl<'a> Onto<'a> {
         let names = trail.names();
         patch.graft(nid, &names).ok_or_else(|| ViewError::graft(self.layer, &path, Astray::TooMany))?;
         let path = names.iter().flat_map(|name| [&b"/"[..], name]).collect::<Vec<_>>().concat();
-        let below = trail.dir().below.clone();
-        Ok((!below.is_empty()).then_some(Open { nid, path, below }))
+        Ok(over(path, trail.dir().below.clone()))
     }
 }
 
@@ -219,29 +221,29 @@ impl Ground for Onto<'_> {
 
     fn root(&self) -> Result<Spot, ViewError> {
         let root = self.lower.tree.root();
-        let below = if self.ask(|tree| tree.is_opaque(root))? { Vec::new() } else { self.below.root()? };
+        let below = if self.ask(|tree| tree.is_opaque(root))? { Vec::new() } else { self.below.root()?.shown };
         Ok(Spot { own: Some(root), below })
     }
 
     /// What is missing is made: a directory with nothing in it.
     fn step(&self, dir: &Spot, name: &[u8]) -> Result<Step<Spot>, ViewError> {
-        let empty = |own| Ok(Step::Directory(Spot { own, below: Vec::new() }));
         let own = match dir.own {
             Some(own) => self.ask(|tree| tree.lookup(own, name))?,
             None => None,
         };
-        let (own, yields) = match own {
-            None => (None, true),
-            Some((nid, Kind::Directory)) if self.ask(|tree| tree.is_opaque(nid))? => return empty(Some(nid)),
-            Some((nid, Kind::Directory)) => (Some(nid), self.ask(|tree| tree.is_implied(nid))?),
+        let (own, implied, opaque) = match own {
+            None => (None, true, false),
+            Some((nid, Kind::Directory)) => {
+                (Some(nid), self.ask(|tree| tree.is_implied(nid))?, self.ask(|tree| tree.is_opaque(nid))?)
+            }
             Some((nid, Kind::Symlink)) => return Ok(Step::Symlink(self.ask(|tree| tree.target(nid))?.to_vec())),
-            Some((nid, _)) if self.ask(|tree| tree.is_whiteout(nid))? => return empty(None),
+            Some((nid, _)) if self.ask(|tree| tree.is_whiteout(nid))? => (None, false, true),
             Some((_, kind)) => return Ok(Step::Other(kind)),
         };
         match self.below.child(&dir.below, name)? {
-            Child::Directory(below) => Ok(Step::Directory(Spot { own, below })),
-            Child::Leaf(leaf) if yields => self.below.step_onto(leaf),
-            Child::Nothing | Child::Leaf(_) => empty(own),
+            Child::Leaf(leaf) if implied => self.below.step_onto(leaf),
+            Child::Directory(below) if !opaque => Ok(Step::Directory(Spot { own, below: below.shown })),
+            _ => Ok(Step::Directory(Spot { own, below: Vec::new() })),
         }
     }
 }

@@ -75,7 +75,7 @@ fn target_of(chain: &Chain, target: &[u8], steps: &mut Steps) -> Result<Result<L
     if let Err(astray) = trail.follow(parent, steps)? {
         return Ok(Err(astray));
     }
-    Ok(match chain.winner(trail.dir(), name)? {
+    Ok(match chain.winner(&trail.dir().shown, name)? {
         Winner::Nobody => Err(Astray::Nothing),
         Winner::Directory(_) => Err(Astray::Directory),
         Winner::Leaf(leaf) => Ok(leaf),

@@ -35,6 +35,16 @@ pub(super) struct Part {
     pub(super) nid: Nid,
 }
 
+/// What a directory is merged from.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Parts {
+    /// Whose children it has, top down.
+    pub(super) shown: Vec<Part>,
+    /// Whose attributes it has: the topmost that an entry of its layer names. It may lie below those shown, since an
+    /// opaque marker hides what a directory holds and not the directory.
+    pub(super) named: Option<Part>,
+}
+
 /// A node that is no directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Leaf {
@@ -56,8 +66,7 @@ pub(super) enum Found {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Child {
     Nothing,
-    /// With all its parts, or with the topmost alone, as was asked.
-    Directory(Vec<Part>),
+    Directory(Parts),
     Leaf(Leaf),
 }
 
@@ -125,15 +134,21 @@ impl Chain {
     }
 
     /// The parts of the root directory.
-    pub(super) fn root(&self) -> Result<Vec<Part>, ViewError> {
-        let mut parts = Vec::with_capacity(self.links.len());
+    pub(super) fn root(&self) -> Result<Parts, ViewError> {
+        let mut parts = Parts::default();
+        let mut hidden = false;
         for link in self.links.iter().rev() {
-            let (layer, nid) = (link.layer, link.lower.tree.root());
-            parts.push(Part { layer, nid });
-            if let Some(patch) = &link.patch {
-                parts.extend(patch.root().map(|nid| Part { layer, nid }));
+            let root = link.lower.tree.root();
+            let grafted = link.patch.iter().flat_map(|patch| patch.root());
+            let mut opaque = false;
+            for nid in std::iter::once(root).chain(grafted).filter(|_| !hidden) {
+                opaque |= link.gather(nid, &mut parts.shown)?;
             }
-            if link.ask(|tree| tree.is_opaque(nid))? {
+            hidden |= opaque;
+            if parts.named.is_none() && !link.is_implied(root)? {
+                parts.named = Some(Part { layer: link.layer, nid: root });
+            }
+            if hidden && parts.named.is_some() {
                 break;
             }
         }
@@ -151,27 +166,33 @@ impl Chain {
         Ok(Winner::Nobody)
     }
 
-    /// What `name` is in the directory made of `parts`, with all that it is merged from.
-    pub(super) fn child(&self, parts: &[Part], name: &[u8]) -> Result<Child, ViewError> {
-        let mut floor = 0;
-        let mut merged = Vec::new();
-        for part in parts {
-            if part.layer < floor {
+    /// What `name` is in the directory made of `above`, with all that it is merged from.
+    pub(super) fn child(&self, above: &[Part], name: &[u8]) -> Result<Child, ViewError> {
+        let mut parts = Parts::default();
+        // Layers below these have no children to add, no attributes either.
+        let (mut hidden, mut gone) = (0, 0);
+        for part in above {
+            let layer = part.layer;
+            if layer < gone || layer < hidden && parts.named.is_some() {
                 break;
             }
             match self.found(*part, name)? {
                 Found::Nothing => {}
-                Found::Whiteout => floor = part.layer,
+                Found::Whiteout => gone = layer,
                 Found::Directory(nid) => {
-                    if self.of(*part)?.gather(nid, &mut merged)? {
-                        floor = part.layer;
+                    let link = self.of(*part)?;
+                    if layer >= hidden && link.gather_place(nid, &mut parts.shown)? {
+                        hidden = layer;
+                    }
+                    if parts.named.is_none() && !link.is_implied(nid)? {
+                        parts.named = Some(Part { layer, nid });
                     }
                 }
-                Found::Leaf(leaf) if merged.is_empty() => return Ok(Child::Leaf(leaf)),
+                Found::Leaf(leaf) if parts.shown.is_empty() => return Ok(Child::Leaf(leaf)),
                 Found::Leaf(_) => break,
             }
         }
-        Ok(if merged.is_empty() { Child::Nothing } else { Child::Directory(merged) })
+        Ok(if parts.shown.is_empty() { Child::Nothing } else { Child::Directory(parts) })
     }
 
     /// What one part has under `name`.
@@ -213,14 +234,20 @@ impl Link {
         if is_virtual(nid) { Ok(true) } else { self.ask(|tree| tree.is_implied(nid)) }
     }
 
-    /// Adds the directory `nid` and what is grafted to it; says whether it is opaque.
+    /// Adds the directory `nid`; says whether it is opaque.
     fn gather(&self, nid: Nid, into: &mut Vec<Part>) -> Result<bool, ViewError> {
         into.push(Part { layer: self.layer, nid });
-        if !is_virtual(nid) {
-            return self.ask(|tree| tree.is_opaque(nid));
+        if is_virtual(nid) { Ok(false) } else { self.ask(|tree| tree.is_opaque(nid)) }
+    }
+
+    /// Adds the directory `nid` and what is grafted to it; says whether any of them is opaque.
+    fn gather_place(&self, nid: Nid, into: &mut Vec<Part>) -> Result<bool, ViewError> {
+        let mut opaque = self.gather(nid, into)?;
+        if let Some(patch) = self.patch.as_ref().filter(|_| is_virtual(nid)) {
+            for grafted in patch.grafted(nid) {
+                opaque |= self.gather(*grafted, into)?;
+            }
         }
-        let grafted = self.patch.as_ref().map_or(&[][..], |patch| patch.grafted(nid));
-        into.extend(grafted.iter().map(|nid| Part { layer: self.layer, nid: *nid }));
-        Ok(false)
+        Ok(opaque)
     }
 }

@@ -108,10 +108,10 @@ impl View {
     /// Merges `layers`, bottom first. Views with different slots may share a cache.
     pub fn open_sharing(slot: ViewSlot, layers: Vec<Lower>, cache: Arc<Cache>) -> Result<Self, ViewError> {
         let chain = Arc::new(Chain::open(slot, layers)?);
-        let parts = chain.root()?.into_boxed_slice();
+        let parts = chain.root()?;
         let bottom = Part { layer: 0, nid: Nid(0) };
-        let root_id = chain.id_of(parts.first().copied().unwrap_or(bottom));
-        Ok(Self { chain, cache, root_id, root: Arc::new(Dir { parts, parent: root_id }) })
+        let root_id = chain.id_of(parts.shown.first().copied().unwrap_or(bottom));
+        Ok(Self { chain, cache, root_id, root: Arc::new(Dir::new(parts, root_id)) })
     }
 
     pub fn slot(&self) -> ViewSlot {
@@ -226,13 +226,13 @@ impl View {
     /// The layer and node whose attributes `id` has; of a directory that no layer names none.
     fn source(&self, id: NodeId) -> Result<Option<(&Link, Nid)>, ViewError> {
         match id.meaning() {
-            Some(Meaning::Directory { .. }) => self.chain.explicit(&self.dir(id)?.parts),
+            Some(Meaning::Directory { .. }) => self.chain.named(&*self.dir(id)?),
             _ => self.leaf(id).map(Some),
         }
     }
 
     fn dir_node(&self, dir: &Dir) -> Result<Node, ViewError> {
-        match self.chain.explicit(&dir.parts)? {
+        match self.chain.named(dir)? {
             Some((link, nid)) => Ok(Node { nlink: 1, ..link.ask(|tree| tree.node(nid))? }),
             None => Ok(UNNAMED),
         }
@@ -243,7 +243,7 @@ impl View {
         if !self.cache.has_dir(id)
             && let Child::Directory(parts) = self.chain.child(&dir.parts, name)?
         {
-            self.cache.put_dir(id, Arc::new(Dir { parts: parts.into_boxed_slice(), parent: above }));
+            self.cache.put_dir(id, Arc::new(Dir::new(parts, above)));
         }
         Ok(())
     }
@@ -304,15 +304,9 @@ impl Chain {
         Ok(chain)
     }
 
-    /// The topmost of `parts` that an entry of its layer names: its attributes are the directory's.
-    fn explicit(&self, parts: &[Part]) -> Result<Option<(&Link, Nid)>, ViewError> {
-        for part in parts {
-            let link = self.of(*part)?;
-            if !link.is_implied(part.nid)? {
-                return Ok(Some((link, part.nid)));
-            }
-        }
-        Ok(None)
+    /// The layer and node whose attributes a directory has.
+    fn named(&self, dir: &Dir) -> Result<Option<(&Link, Nid)>, ViewError> {
+        dir.named.map(|part| Ok((self.of(part)?, part.nid))).transpose()
     }
 }
 

@@ -8,7 +8,7 @@ use crate::index::tree::read::TreeError;
 use crate::index::tree::{Kind, Nid};
 use crate::view::ViewError;
 use crate::view::cache::Dir;
-use crate::view::merge::{Chain, Child, Link, Part, VIRTUAL, is_virtual};
+use crate::view::merge::{Chain, Child, Link, Part, Parts, VIRTUAL, is_virtual};
 use crate::view::node::{Meaning, NodeId};
 
 impl Chain {
@@ -25,16 +25,16 @@ impl Chain {
         let mut parent = self.top(&parts).ok_or_else(stale)?;
         let mut here = parent;
         for name in names.iter().rev() {
-            let Child::Directory(below) = self.child(&parts, name)? else { return Err(stale()) };
+            let Child::Directory(below) = self.child(&parts.shown, name)? else { return Err(stale()) };
             parent = here;
             here = self.top(&below).ok_or_else(stale)?;
             parts = below;
         }
-        if here == id { Ok(Dir { parts: parts.into_boxed_slice(), parent }) } else { Err(stale()) }
+        if here == id { Ok(Dir::new(parts, parent)) } else { Err(stale()) }
     }
 
-    fn top(&self, parts: &[Part]) -> Option<NodeId> {
-        parts.first().map(|part| self.id_of(*part))
+    fn top(&self, parts: &Parts) -> Option<NodeId> {
+        parts.shown.first().map(|part| self.id_of(*part))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::index::tree::Kind;
 use crate::view::ViewError;
-use crate::view::merge::{Chain, Child, Leaf, Part};
+use crate::view::merge::{Chain, Child, Leaf, Parts};
 
 /// Something that paths can be followed on.
 pub(super) trait Ground {
@@ -131,14 +131,14 @@ impl<'a, G: Ground> Trail<'a, G> {
 // === the merged tree as a ground ===
 
 impl Ground for Chain {
-    type Dir = Vec<Part>;
+    type Dir = Parts;
 
-    fn root(&self) -> Result<Vec<Part>, ViewError> {
+    fn root(&self) -> Result<Parts, ViewError> {
         Chain::root(self)
     }
 
-    fn step(&self, dir: &Vec<Part>, name: &[u8]) -> Result<Step<Vec<Part>>, ViewError> {
-        match self.child(dir, name)? {
+    fn step(&self, dir: &Parts, name: &[u8]) -> Result<Step<Parts>, ViewError> {
+        match self.child(&dir.shown, name)? {
             Child::Nothing => Ok(Step::Nothing),
             Child::Directory(parts) => Ok(Step::Directory(parts)),
             Child::Leaf(leaf) => self.step_onto(leaf),
