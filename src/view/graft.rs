@@ -86,8 +86,8 @@ impl Patch {
         self.links.get(&nid).copied()
     }
 
-    pub(super) fn link(&mut self, nid: Nid, to: Leaf) {
-        self.links.insert(nid, to);
+    pub(super) fn link(&mut self, links: Vec<(Nid, Leaf)>) {
+        self.links.extend(links);
     }
 
     fn place(&self, nid: Nid) -> Option<&Place> {
@@ -136,7 +136,7 @@ pub(super) fn find(below: &Chain, layer: u8, lower: &Lower, steps: &mut Steps) -
     let mut patch = Patch::default();
     // A sound tree has each directory once; this makes an end of one that has not.
     let mut budget = lower.tree.counts().inodes;
-    let mut open = vec![Open { nid: lower.tree.root(), path: Vec::new(), below: onto.root()?.below }];
+    let mut open = vec![Open { nid: lower.tree.root(), path: Vec::new(), spot: onto.root()? }];
     while let Some(dir) = open.pop() {
         let first = open.len();
         for child in onto.ask(|tree| tree.list(dir.nid))? {
@@ -156,10 +156,10 @@ pub(super) fn find(below: &Chain, layer: u8, lower: &Lower, steps: &mut Steps) -
 }
 
 /// What a layer's entries are unpacked onto: the layers below, less what this layer hides of them, and the layer itself.
-struct Onto<'a> {
-    below: &'a Chain,
-    lower: &'a Lower,
-    layer: u8,
+pub(super) struct Onto<'a> {
+    pub(super) below: &'a Chain,
+    pub(super) lower: &'a Lower,
+    pub(super) layer: u8,
 }
 
 /// A directory of the layer that lies over something.
@@ -167,21 +167,29 @@ struct Open {
     nid: Nid,
     /// Where it is shown, from the root.
     path: Vec<u8>,
-    /// What it lies over.
-    below: Vec<Part>,
+    /// What else is there: the directories it lies over and, if it was grafted, the one the layer itself has there.
+    spot: Spot,
 }
 
-/// A directory on the way to a graft.
+/// A directory as a layer's entries find it.
 #[derive(Debug, Clone)]
-struct Spot {
+pub(super) struct Spot {
     /// The layer's own.
-    own: Option<Nid>,
+    pub(super) own: Option<Nid>,
     /// The parts of the layers below.
-    below: Vec<Part>,
+    pub(super) below: Vec<Part>,
+}
+
+/// What the layer itself has under a name.
+pub(super) enum Own {
+    Nothing,
+    Whiteout,
+    Directory(Nid),
+    Leaf(Nid, Kind),
 }
 
 impl<'a> Onto<'a> {
-    fn ask<T>(&self, ask: impl FnOnce(&'a Tree) -> Result<T, TreeError>) -> Result<T, ViewError> {
+    pub(super) fn ask<T>(&self, ask: impl FnOnce(&'a Tree) -> Result<T, TreeError>) -> Result<T, ViewError> {
         ask(&self.lower.tree).map_err(|source| ViewError::tree(self.layer, self.lower, source))
     }
 
@@ -196,23 +204,40 @@ impl<'a> Onto<'a> {
         steps: &mut Steps,
     ) -> Result<Option<Open>, ViewError> {
         let path = [&dir.path[..], b"/", name].concat();
-        let (opaque, implied) = (self.ask(|tree| tree.is_opaque(nid))?, self.ask(|tree| tree.is_implied(nid))?);
-        let over = |path, below| (!opaque).then_some(Open { nid, path, below });
-        let leaf = match self.below.child(&dir.below, name)? {
-            Child::Directory(below) => return Ok(over(path, below.shown)),
-            Child::Leaf(leaf) if implied => leaf,
-            Child::Nothing | Child::Leaf(_) => return Ok(None),
+        let implied = self.ask(|tree| tree.is_implied(nid))?;
+        let (path, spot) = match self.step(&dir.spot, name)? {
+            Step::Directory(spot) => (path, spot),
+            Step::Symlink(_) if implied => {
+                let mut trail = Trail::begin(self)?;
+                trail.follow(&path, steps)?.map_err(|source| ViewError::graft(self.layer, &path, source))?;
+                let names = trail.names();
+                patch.graft(nid, &names).ok_or_else(|| ViewError::graft(self.layer, &path, Astray::TooMany))?;
+                (names.iter().flat_map(|name| [&b"/"[..], name]).collect::<Vec<_>>().concat(), trail.dir().clone())
+            }
+            Step::Other(leaf) if implied => {
+                let path = path.escape_ascii().to_string();
+                return Err(ViewError::BelowLeaf { layer: self.layer, path, lower: leaf.layer, kind: leaf.kind });
+            }
+            _ => return Ok(None),
         };
-        if leaf.kind != Kind::Symlink {
-            let path = path.escape_ascii().to_string();
-            return Err(ViewError::BelowLeaf { layer: self.layer, path, lower: leaf.layer, kind: leaf.kind });
-        }
-        let mut trail = Trail::begin(self)?;
-        trail.follow(&path, steps)?.map_err(|source| ViewError::graft(self.layer, &path, source))?;
-        let names = trail.names();
-        patch.graft(nid, &names).ok_or_else(|| ViewError::graft(self.layer, &path, Astray::TooMany))?;
-        let path = names.iter().flat_map(|name| [&b"/"[..], name]).collect::<Vec<_>>().concat();
-        Ok(over(path, trail.dir().below.clone()))
+        let ends = spot.below.is_empty() || self.ask(|tree| tree.is_opaque(nid))?;
+        Ok((!ends).then_some(Open { nid, path, spot }))
+    }
+}
+
+impl Onto<'_> {
+    /// What the layer itself has under a name.
+    pub(super) fn own(&self, dir: &Spot, name: &[u8]) -> Result<Own, ViewError> {
+        let own = match dir.own {
+            Some(own) => self.ask(|tree| tree.lookup(own, name))?,
+            None => None,
+        };
+        Ok(match own {
+            None => Own::Nothing,
+            Some((nid, Kind::Directory)) => Own::Directory(nid),
+            Some((nid, Kind::CharDevice)) if self.ask(|tree| tree.is_whiteout(nid))? => Own::Whiteout,
+            Some((nid, kind)) => Own::Leaf(nid, kind),
+        })
     }
 }
 
@@ -227,18 +252,14 @@ impl Ground for Onto<'_> {
 
     /// What is missing is made: a directory with nothing in it.
     fn step(&self, dir: &Spot, name: &[u8]) -> Result<Step<Spot>, ViewError> {
-        let own = match dir.own {
-            Some(own) => self.ask(|tree| tree.lookup(own, name))?,
-            None => None,
-        };
-        let (own, implied, opaque) = match own {
-            None => (None, true, false),
-            Some((nid, Kind::Directory)) => {
+        let (own, implied, opaque) = match self.own(dir, name)? {
+            Own::Nothing => (None, true, false),
+            Own::Whiteout => (None, false, true),
+            Own::Directory(nid) => {
                 (Some(nid), self.ask(|tree| tree.is_implied(nid))?, self.ask(|tree| tree.is_opaque(nid))?)
             }
-            Some((nid, Kind::Symlink)) => return Ok(Step::Symlink(self.ask(|tree| tree.target(nid))?.to_vec())),
-            Some((nid, _)) if self.ask(|tree| tree.is_whiteout(nid))? => (None, false, true),
-            Some((_, kind)) => return Ok(Step::Other(kind)),
+            Own::Leaf(nid, Kind::Symlink) => return Ok(Step::Symlink(self.ask(|tree| tree.target(nid))?.to_vec())),
+            Own::Leaf(nid, kind) => return Ok(Step::Other(Leaf { layer: self.layer, nid, kind })),
         };
         match self.below.child(&dir.below, name)? {
             Child::Leaf(leaf) if implied => self.below.step_onto(leaf),

@@ -22,6 +22,7 @@ use crate::index::tree::read::{Tree, TreeError};
 use crate::index::tree::{Kind, Nid, Node, Time, Xattrs};
 use crate::sync::Arc;
 use crate::view::cache::Dir;
+use crate::view::links::Links;
 use crate::view::listing::Listing;
 use crate::view::merge::{Chain, Child, Link, Part, Winner, is_virtual};
 use crate::view::resolve::Steps;
@@ -294,11 +295,11 @@ impl Chain {
                 return Err(ViewError::Slot { what: "layer slot", number: lower.slot.0 });
             }
             let patch = graft::find(&chain, layer, &lower, &mut steps)?;
+            let links = Links::find(&chain, layer, &lower, &mut steps)?;
             chain.links.push(Link { layer, lower, patch: patch.map(Box::new) });
-            for (nid, leaf) in links::find(&chain, &mut steps)? {
-                if let Some(top) = chain.links.last_mut() {
-                    top.patch.get_or_insert_default().link(nid, leaf);
-                }
+            let links = links.settle(&chain, &mut steps)?;
+            if let Some(top) = chain.links.last_mut().filter(|_| !links.is_empty()) {
+                top.patch.get_or_insert_default().link(links);
             }
         }
         Ok(chain)

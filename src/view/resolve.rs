@@ -18,7 +18,7 @@ pub(super) enum Step<D> {
     Directory(D),
     /// With its target.
     Symlink(Vec<u8>),
-    Other(Kind),
+    Other(Leaf),
     Nothing,
 }
 
@@ -66,7 +66,7 @@ impl Default for Steps {
 }
 
 impl Steps {
-    fn take(&mut self) -> Option<()> {
+    pub(super) fn take(&mut self) -> Option<()> {
         self.0 = self.0.checked_sub(1)?;
         Some(())
     }
@@ -101,7 +101,7 @@ impl<'a, G: Ground> Trail<'a, G> {
                     }
                     self.turn(&target, &mut ahead);
                 }
-                Step::Other(kind) => return Ok(Err(Astray::NoDirectory(kind))),
+                Step::Other(leaf) => return Ok(Err(Astray::NoDirectory(leaf.kind))),
                 Step::Nothing => return Ok(Err(Astray::Nothing)),
             }
         }
@@ -151,7 +151,7 @@ impl Chain {
     pub(super) fn step_onto<D>(&self, leaf: Leaf) -> Result<Step<D>, ViewError> {
         match (leaf.kind, self.link(leaf.layer)) {
             (Kind::Symlink, Some(link)) => Ok(Step::Symlink(link.ask(|tree| tree.target(leaf.nid))?.to_vec())),
-            (kind, _) => Ok(Step::Other(kind)),
+            _ => Ok(Step::Other(leaf)),
         }
     }
 }

@@ -7,3 +7,4 @@ mod mount;
 mod store;
 mod tar;
 mod tree;
+mod view;

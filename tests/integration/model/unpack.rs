@@ -69,6 +69,12 @@ pub(crate) fn empty() -> ModelFs {
 
 /// Unpacks a layer over what is there.
 pub(crate) fn apply_layer(fs: &mut ModelFs, entries: &[ModelEntry]) -> Result<(), Refused> {
+    hide(fs, entries)?;
+    entries.iter().try_for_each(|entry| apply(fs, entry))
+}
+
+/// Takes away what a layer hides of those below.
+pub(crate) fn hide(fs: &mut ModelFs, entries: &[ModelEntry]) -> Result<(), Refused> {
     for hidden in hidden_paths(entries)? {
         match hidden.strip_suffix(b"/") {
             Some(directory) => {
@@ -83,7 +89,7 @@ pub(crate) fn apply_layer(fs: &mut ModelFs, entries: &[ModelEntry]) -> Result<()
             }
         }
     }
-    entries.iter().try_for_each(|entry| apply(fs, entry))
+    Ok(())
 }
 
 /// What the layer hides of those below, parents first: `a/b`, or `a/` for all that is in it. The layer's own
@@ -98,20 +104,26 @@ fn hidden_paths(entries: &[ModelEntry]) -> Result<BTreeSet<Vec<u8>>, Refused> {
             ModelEntry::Opaque { path } => {
                 hidden.insert([&*resolve(&own, path)?, b"/"].concat());
             }
-            ModelEntry::HardLink { path, target } if !own.contains_key(&resolve_parent(&own, target)?) => {
-                // Of a layer below. Whatever it is, it is no directory.
-                let kind = ModelKind::File(Vec::new());
-                apply(&mut own, &ModelEntry::Node { path: path.clone(), kind, attributes: Default::default() })?;
-                continue;
-            }
             _ => {}
         }
-        apply(&mut own, entry)?;
+        apply_own(&mut own, entry)?;
     }
     Ok(hidden)
 }
 
-fn apply(fs: &mut ModelFs, entry: &ModelEntry) -> Result<(), Refused> {
+/// Lets an entry act on the layer alone.
+pub(crate) fn apply_own(own: &mut ModelFs, entry: &ModelEntry) -> Result<(), Refused> {
+    match entry {
+        ModelEntry::HardLink { path, target } if !own.contains_key(&resolve_parent(own, target)?) => {
+            // Of a layer below. Whatever it is, it is no directory.
+            let kind = ModelKind::File(Vec::new());
+            apply(own, &ModelEntry::Node { path: path.clone(), kind, attributes: ModelAttributes::default() })
+        }
+        entry => apply(own, entry),
+    }
+}
+
+pub(crate) fn apply(fs: &mut ModelFs, entry: &ModelEntry) -> Result<(), Refused> {
     match entry {
         ModelEntry::Node { path, kind, attributes } => {
             let path = resolve_parent(fs, path)?;
