@@ -1,6 +1,7 @@
 //! `oncefs mount IMAGE DIR`
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
@@ -50,10 +51,7 @@ enum Who {
 
 impl Mount {
     pub(super) async fn run(self, setting: &Setting) -> Result<ExitCode, Failure> {
-        let at = self.at.canonicalize().map_err(|error| {
-            let message = format!("cannot mount at {}: {error}", self.at.display());
-            Failure::new(FailureKind::Usage, message)
-        })?;
+        let at = self.at.canonicalize().map_err(|error| unusable(&self.at, &error))?;
         let call = MountCall {
             image: absolute(&self.image.image),
             platform: self.image.platform,
@@ -68,6 +66,17 @@ impl Mount {
         setting.call(&Call::Mount(call), &mut shown).await?;
         Ok(ExitCode::SUCCESS)
     }
+}
+
+fn unusable(at: &Path, error: &io::Error) -> Failure {
+    let remedy = match error.kind() {
+        io::ErrorKind::NotFound => format!("; make it first: mkdir -p {}", at.display()),
+        io::ErrorKind::NotConnected => {
+            format!("; that is the mount of a server that has died: oncefs umount {}", at.display())
+        }
+        _ => String::new(),
+    };
+    Failure::new(FailureKind::Usage, format!("cannot mount at {}: {error}{remedy}", at.display()))
 }
 
 fn owner(who: Option<Who>) -> Owner {

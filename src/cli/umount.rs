@@ -34,10 +34,17 @@ impl Umount {
     pub(super) async fn run(self, setting: &Setting) -> Result<ExitCode, Failure> {
         let at = self.at.as_deref().map(resolved);
         if daemon::running(&setting.config.run).await.is_none() {
-            return without_server(at.as_deref()).map(|()| ExitCode::SUCCESS);
+            return clear(at.as_deref()).map(|()| ExitCode::SUCCESS);
         }
-        setting.call(&Call::Umount(UmountCall { at }), &mut Shown::new()).await?;
-        Ok(ExitCode::SUCCESS)
+        let called = setting.call(&Call::Umount(UmountCall { at: at.clone() }), &mut Shown::new()).await;
+        match called {
+            Ok(_) => Ok(ExitCode::SUCCESS),
+            // What an earlier server left is unknown to this one.
+            Err(failed) if failed.kind == FailureKind::NotFound => {
+                clear(at.as_deref()).map(|()| ExitCode::SUCCESS)
+            }
+            Err(failed) => Err(failed),
+        }
     }
 }
 
@@ -54,11 +61,11 @@ fn resolved(at: &Path) -> PathBuf {
 }
 
 /// A server that was killed leaves dead mounts, and they must go too.
-fn without_server(at: Option<&Path>) -> Result<(), Failure> {
+fn clear(at: Option<&Path>) -> Result<(), Failure> {
     let Some(at) = at else { return Ok(()) };
     let failed = |error| Failure::new(FailureKind::Other, format!("cannot unmount {}: {error}", at.display()));
     match mount::mounted_at(at).map_err(failed)? {
-        Some(mounted) if mounted.kind == daemon::MOUNT_KIND => mount::detach(at).map_err(failed),
+        Some(mounted) if mounted.kind == daemon::MOUNT_KIND => mount::detach_as_anybody(at).map_err(failed),
         _ => {
             let message = format!("nothing of oncefs is mounted at {}", at.display());
             Err(Failure::new(FailureKind::NotFound, message))

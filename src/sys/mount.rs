@@ -1,12 +1,13 @@
 //! mount(2), umount2(2) and the kernel's table of mounts.
 //!
-//! All of it needs CAP_SYS_ADMIN but the table. Nothing here knows what is mounted or why.
+//! All of it needs CAP_SYS_ADMIN but the table and [`detach_as_anybody`]. Nothing here knows what is mounted or why.
 
 use std::ffi::CString;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::mount::{MountFlags, UnmountFlags, mount as mount2, mount_bind, mount_remount, unmount as umount2};
@@ -46,6 +47,23 @@ pub fn unmount(at: &Path) -> io::Result<()> {
 /// Takes the topmost mount at `at` out of sight at once; it ends when its last user leaves.
 pub fn detach(at: &Path) -> io::Result<()> {
     Ok(umount2(at, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?)
+}
+
+/// The same for ordinary users too, who may by way of fusermount3 (package fuse3) unmount what they mounted.
+pub fn detach_as_anybody(at: &Path) -> io::Result<()> {
+    match detach(at) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => fusermount(at),
+        detached => detached,
+    }
+}
+
+fn fusermount(at: &Path) -> io::Result<()> {
+    let said = Command::new("fusermount3").args(["-u", "-z", "--"]).arg(at).stdin(Stdio::null()).output();
+    let said = said.map_err(|error| io::Error::new(error.kind(), format!("fusermount3 (package fuse3): {error}")))?;
+    if said.status.success() {
+        return Ok(());
+    }
+    Err(io::Error::other(String::from_utf8_lossy(&said.stderr).trim().to_owned()))
 }
 
 /// The mounts this process sees, in the order they were made.
