@@ -6,11 +6,16 @@
 
 #![allow(dead_code)] // the clients of these parts come with the next commits
 
+mod archive;
 mod config;
 mod counters;
 mod error;
+mod hosts;
+mod layout;
+mod manifest;
 mod platform;
 mod reference;
+mod retry;
 
 use bytes::Bytes;
 

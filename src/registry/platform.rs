@@ -50,8 +50,19 @@ impl Platform {
         self.variant.as_deref()
     }
 
-    /// From the three fields of an index's entry or of an image's config.
-    pub(super) fn normal(os: &str, architecture: &str, variant: Option<&str>) -> Self {
+    /// From the three fields of an index's entry or of an image's config; `None` where they say nothing usable.
+    pub(super) fn of_fields(os: &str, architecture: &str, variant: Option<&str>) -> Option<Self> {
+        let variant = variant.filter(|variant| !variant.is_empty());
+        let usable = is_word(os) && is_word(architecture) && variant.is_none_or(is_word);
+        usable.then(|| Self::normal(os, architecture, variant))
+    }
+
+    /// How BuildKit marks the entries of an index that hold attestations and no image.
+    pub(super) fn is_unknown(&self) -> bool {
+        self.os == "unknown" && self.architecture == "unknown"
+    }
+
+    fn normal(os: &str, architecture: &str, variant: Option<&str>) -> Self {
         let lower = |text: &str| text.to_ascii_lowercase();
         let os = match lower(os).as_str() {
             "macos" => "darwin".to_owned(),
@@ -107,6 +118,11 @@ impl Platform {
     }
 }
 
+fn is_word(part: &str) -> bool {
+    let known = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    (1..=PART_MAX).contains(&part.len()) && part.bytes().all(known)
+}
+
 impl Default for Platform {
     fn default() -> Self {
         Self::host()
@@ -118,10 +134,6 @@ impl FromStr for Platform {
 
     fn from_str(text: &str) -> Result<Self, PlatformError> {
         let parts: Vec<&str> = text.split('/').collect();
-        let is_word = |part: &&str| {
-            let known = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-            !part.is_empty() && part.len() <= PART_MAX && part.bytes().all(known)
-        };
         if let Some(part) = parts.iter().find(|part| !is_word(part)) {
             return Err(PlatformError::Part { part: (*part).to_owned(), text: text.to_owned() });
         }

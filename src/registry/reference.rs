@@ -225,8 +225,10 @@ impl FromStr for Repository {
         }
         let host = match host {
             "index.docker.io" | "registry-1.docker.io" => DOCKER_HUB.to_owned(),
-            // Host names have no case; ports and addresses have no letters that change their meaning.
-            other => other.to_ascii_lowercase(),
+            // Host names have no case, but capitals alone may be what makes this one a host.
+            other => {
+                Some(other.to_ascii_lowercase()).filter(|lower| is_host(lower)).unwrap_or_else(|| other.to_owned())
+            }
         };
         let official = if host == DOCKER_HUB && !path.contains('/') { OFFICIAL } else { "" };
         let path = format!("{official}{path}");

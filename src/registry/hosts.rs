@@ -1,0 +1,177 @@
+//! Where a registry is: its scheme and its real name. The one place that decides what may go over plain HTTP.
+
+use std::net::IpAddr;
+
+use reqwest::Url;
+
+use crate::registry::config::Config;
+use crate::registry::error::RegistryError;
+use crate::registry::reference::{DOCKER_HUB, Repository};
+
+/// Docker Hub's registry has another name than its images.
+const DOCKER_HUB_ENDPOINT: &str = "registry-1.docker.io";
+
+/// The rules of the configuration, read once.
+#[derive(Debug, Clone)]
+pub(super) struct Hosts {
+    insecure: Vec<Pattern>,
+    secure: Vec<Pattern>,
+}
+
+/// A registry to talk to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Host {
+    /// As its images are named: what people and docker's configuration call it.
+    pub(super) name: String,
+    /// `https://registry-1.docker.io/`
+    pub(super) endpoint: Url,
+}
+
+/// `HOST` or `HOST:PORT` from the configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Pattern {
+    host: String,
+    port: Option<u16>,
+}
+
+// === impl Hosts ===
+
+impl Hosts {
+    pub(super) fn new(config: &Config) -> Result<Self, RegistryError> {
+        let read = |texts: &[String]| texts.iter().map(|text| Pattern::parse(text)).collect::<Result<Vec<_>, _>>();
+        Ok(Self { insecure: read(&config.insecure_hosts)?, secure: read(&config.secure_hosts)? })
+    }
+
+    /// The registry that holds `repository`.
+    pub(super) fn of(&self, repository: &Repository) -> Result<Host, RegistryError> {
+        let name = repository.host().to_owned();
+        let authority = if name == DOCKER_HUB { DOCKER_HUB_ENDPOINT } else { &name };
+        let no_url = |_| RegistryError::HostInConfig(name.clone());
+        // The scheme decides the default port, so a URL is needed to ask which scheme.
+        let https = Url::parse(&format!("https://{authority}/")).map_err(no_url)?;
+        let endpoint =
+            if self.is_plain(&https) { Url::parse(&format!("http://{authority}/")).map_err(no_url)? } else { https };
+        Ok(Host { name, endpoint })
+    }
+
+    /// Whether this host is spoken to without TLS.
+    fn is_plain(&self, url: &Url) -> bool {
+        let named = |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.covers(url));
+        if named(&self.secure) {
+            return false;
+        }
+        named(&self.insecure) || is_loopback(url)
+    }
+
+    /// Whether a server may send us to `url`: HTTPS always, plain HTTP only where that is allowed anyway.
+    pub(super) fn may_visit(&self, url: &Url) -> bool {
+        match url.scheme() {
+            "https" => true,
+            "http" => is_loopback(url) || self.insecure.iter().any(|pattern| pattern.covers(url)),
+            _ => false,
+        }
+    }
+}
+
+/// Whether `url` is on this machine: no proxy is asked, and nobody else listens.
+pub(super) fn is_loopback(url: &Url) -> bool {
+    let Some(host) = url.host_str() else { return false };
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    match host.parse::<IpAddr>() {
+        Ok(address) => address.to_canonical().is_loopback(),
+        Err(_) => host == "localhost" || host.ends_with(".localhost"),
+    }
+}
+
+/// `HOST:PORT` as it stands in errors and as the key of what is kept per host. Never the rest of the URL.
+pub(super) fn authority(url: &Url) -> String {
+    match (url.host_str(), url.port_or_known_default()) {
+        (Some(host), Some(port)) => format!("{host}:{port}"),
+        (host, _) => host.unwrap_or_default().to_owned(),
+    }
+}
+
+// === impl Pattern ===
+
+impl Pattern {
+    fn parse(text: &str) -> Result<Self, RegistryError> {
+        let refused = || RegistryError::HostInConfig(text.to_owned());
+        let url = Url::parse(&format!("https://{text}/")).map_err(|_| refused())?;
+        let is_bare =
+            url.path() == "/" && url.query().is_none() && url.fragment().is_none() && url.username().is_empty();
+        let host = url.host_str().filter(|host| is_bare && !host.is_empty()).ok_or_else(refused)?.to_owned();
+        // `https://h:443/` and `https://h/` are the same URL; here a port that was written counts.
+        let written = text.rsplit(']').next().unwrap_or(text).contains(':');
+        Ok(Self { host, port: if written { url.port_or_known_default() } else { None } })
+    }
+
+    fn covers(&self, url: &Url) -> bool {
+        url.host_str() == Some(&self.host) && self.port.is_none_or(|port| url.port_or_known_default() == Some(port))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hosts(insecure: &[&str], secure: &[&str]) -> Hosts {
+        let own = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+        Hosts::new(&Config { insecure_hosts: own(insecure), secure_hosts: own(secure), ..Config::default() }).unwrap()
+    }
+
+    fn endpoint(hosts: &Hosts, name: &str) -> String {
+        hosts.of(&format!("{name}/app").parse().unwrap()).unwrap().endpoint.to_string()
+    }
+
+    #[test]
+    fn each_registry_has_its_endpoint() {
+        let hosts = hosts(&["plain.example", "some.example:5000", "[fd00::1]:80"], &["127.0.0.1:5443", "10.0.0.1"]);
+        let cases = [
+            ("docker.io", "https://registry-1.docker.io/"),
+            ("quay.io", "https://quay.io/"),
+            ("quay.io:8443", "https://quay.io:8443/"),
+            ("localhost", "http://localhost/"),
+            ("localhost:5000", "http://localhost:5000/"),
+            ("a.localhost:1", "http://a.localhost:1/"),
+            ("127.1.2.3:5000", "http://127.1.2.3:5000/"),
+            ("[::1]:5000", "http://[::1]:5000/"),
+            ("[::ffff:127.0.0.1]:5000", "http://[::ffff:7f00:1]:5000/"),
+            ("localhost:443", "https://localhost/"),
+            ("127.0.0.1:5443", "https://127.0.0.1:5443/"),
+            ("10.0.0.1:5000", "https://10.0.0.1:5000/"),
+            ("plain.example", "http://plain.example/"),
+            ("plain.example:7000", "http://plain.example:7000/"),
+            ("some.example:5000", "http://some.example:5000/"),
+            ("some.example", "https://some.example/"),
+            ("localhost.example.com", "https://localhost.example.com/"),
+            ("127.0.0.1.nip.io", "https://127.0.0.1.nip.io/"),
+            ("[fd00::1]:80", "http://[fd00::1]/"),
+        ];
+        for (name, want) in cases {
+            assert_eq!(endpoint(&hosts, name), want, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_server_cannot_send_us_to_plain_http_elsewhere() {
+        let hosts = hosts(&["plain.example"], &[]);
+        let may = |url: &str| hosts.may_visit(&url.parse().unwrap());
+        assert!(may("https://cdn.example/x") && may("http://plain.example/x") && may("http://127.0.0.1:1/x"));
+        assert!(!may("http://cdn.example/x") && !may("ftp://plain.example/x") && !may("file:///etc/passwd"));
+    }
+
+    #[test]
+    fn what_is_no_host_in_the_configuration_is_refused() {
+        for text in ["", "http://h", "h/path", "user@h", "h:99999", "h?x", "a b"] {
+            assert!(Pattern::parse(text).is_err(), "{text:?}");
+        }
+        assert_eq!(Pattern::parse("h:443").unwrap(), Pattern { host: "h".into(), port: Some(443) });
+        assert_eq!(Pattern::parse("H").unwrap(), Pattern { host: "h".into(), port: None });
+    }
+
+    #[test]
+    fn an_authority_is_all_that_is_kept_of_a_url() {
+        let url = "https://user:secret@cdn.example/path?X-Amz-Signature=secret".parse().unwrap();
+        assert_eq!(authority(&url), "cdn.example:443");
+    }
+}
