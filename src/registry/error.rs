@@ -37,7 +37,7 @@ pub enum RegistryError {
     #[error("registry {host} asks to slow down (429 for {what}){}; a login often raises the limit", wait_text(*.wait))]
     Busy { host: String, what: String, wait: Option<Duration> },
     #[error("registry {host} answered {status} for {what}{}", code_text(.code))]
-    Status { host: String, what: String, status: u16, code: Option<String> },
+    Status { host: String, what: String, status: u16, code: Option<String>, wait: Option<Duration> },
     /// The server broke the protocol.
     #[error("registry {host} gave a wrong answer for {what}: {cause}")]
     Protocol { host: String, what: String, cause: String },

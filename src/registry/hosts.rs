@@ -49,18 +49,21 @@ impl Hosts {
         let no_url = |_| RegistryError::HostInConfig(name.clone());
         // The scheme decides the default port, so a URL is needed to ask which scheme.
         let https = Url::parse(&format!("https://{authority}/")).map_err(no_url)?;
-        let endpoint =
-            if self.is_plain(&https) { Url::parse(&format!("http://{authority}/")).map_err(no_url)? } else { https };
+        let endpoint = if self.is_plain(&https, authority) {
+            Url::parse(&format!("http://{authority}/")).map_err(no_url)?
+        } else {
+            https
+        };
         Ok(Host { name, endpoint })
     }
 
-    /// Whether this host is spoken to without TLS.
-    fn is_plain(&self, url: &Url) -> bool {
+    /// Whether this host is spoken to without TLS. A loopback host that is written with HTTPS's own port is not.
+    fn is_plain(&self, url: &Url, written: &str) -> bool {
         let named = |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.covers(url));
         if named(&self.secure) {
             return false;
         }
-        named(&self.insecure) || is_loopback(url)
+        named(&self.insecure) || (is_loopback(url) && !written.ends_with(":443"))
     }
 
     /// Whether a server may send us to `url`: HTTPS always, plain HTTP only where that is allowed anyway.

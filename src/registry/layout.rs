@@ -156,6 +156,11 @@ impl Layout {
         })
     }
 
+    /// All of a blob that is known to be small.
+    pub(super) fn read(&self, section: &Section) -> Result<Bytes, RegistryError> {
+        section.read(0, section.len).map_err(failed(self.path()))
+    }
+
     fn section(&self, at: u64, len: u64) -> io::Result<Section> {
         match self {
             Self::Archive { file, path, .. } => {

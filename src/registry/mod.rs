@@ -4,29 +4,61 @@
 //! [`Registry`] as [`Blobs`](crate::blob::Blobs) opens the layers, whose bytes the reader checks. Nothing here writes a
 //! file, reads the environment, or shows a credential to anybody but the host it is for.
 
-#![allow(dead_code)] // the clients of these parts come with the next commits
-
 mod archive;
+mod challenge;
+mod client;
 mod config;
 mod counters;
+mod credential_helper;
+mod credentials;
 mod error;
+mod failure;
 mod hosts;
 mod layout;
+mod login;
 mod manifest;
 mod platform;
+mod ranges;
 mod reference;
+mod resolve;
 mod retry;
+mod secret;
+mod tls;
+mod transport;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 
-use crate::blob::{Layered, Origin};
-use crate::digest::Digest;
+use crate::blob::{Blob, BlobError, Blobs, Layered, Origin};
+use crate::digest::{Digest, LayerDigest};
+use crate::flight::{Failed, Flight};
+use crate::registry::client::Client;
+use crate::registry::layout::Layout;
+use crate::registry::ranges::LayerBlob;
+use crate::registry::resolve::{Search, Source, aside, local_origin};
+use crate::sync::{Arc, Mutex};
 
 pub use config::Config;
 pub use counters::{Counters, Counts};
 pub use error::{ManifestError, RegistryError};
 pub use platform::{Platform, PlatformError};
 pub use reference::{Local, Reference, ReferenceError, Remote, Repository, Tag};
+
+/// All registries, and the layouts on disk that stand in for one. Clones share connections, logins and counters.
+#[derive(Clone)]
+pub struct Registry {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    client: Arc<Client>,
+    /// Archives whose headers have been read.
+    archives: Mutex<HashMap<PathBuf, Arc<Layout>>>,
+    resolving: Flight<(Reference, Platform), Arc<Resolved>, RegistryError>,
+}
 
 /// A reference resolved to one platform's image. Manifest and config have been checked against their digests.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,4 +75,120 @@ pub struct Resolved {
     pub platform: Platform,
     /// Where its blobs can be had, now and after a restart.
     pub origin: Origin,
+}
+
+const REMOTE: &str = "docker://";
+const LAYOUT: &str = "oci:";
+const ARCHIVE: &str = "oci-archive:";
+/// Archives kept open; each holds one descriptor.
+const ARCHIVES_MAX: usize = 16;
+
+// === impl Registry ===
+
+impl Registry {
+    /// # Errors
+    /// Fails where the configuration names a certificate file or a host that is none.
+    pub fn new(config: Config) -> Result<Self, RegistryError> {
+        let client = Arc::new(Client::new(&config, Arc::default())?);
+        let (archives, resolving) = (Mutex::default(), Flight::new());
+        Ok(Self { shared: Arc::new(Shared { client, archives, resolving }) })
+    }
+
+    /// What registries were asked so far.
+    pub fn counters(&self) -> &Arc<Counters> {
+        self.shared.client.counters()
+    }
+
+    /// Manifest, config and layers of `image` for `platform`. Who asks for the same at the same time shares one search.
+    ///
+    /// # Errors
+    /// Says which registry or file failed, and what to do about it.
+    pub async fn resolve(&self, image: &Reference, platform: &Platform) -> Result<Resolved, RegistryError> {
+        let (shared, key) = (self.shared.clone(), (image.clone(), platform.clone()));
+        let ticket = self.shared.resolving.join(key.clone(), move || async move {
+            let (reference, want) = key;
+            Ok(Arc::new(shared.resolve(&reference, &want).await?))
+        });
+        match ticket.await {
+            Ok(resolved) => Ok(Resolved::clone(&resolved)),
+            Err(Failed::Work(error)) => Err(RegistryError::clone(&error)),
+            Err(Failed::Panicked) => Err(RegistryError::Stopped(image.to_string())),
+        }
+    }
+}
+
+impl Blobs for Registry {
+    fn open(&self, layer: LayerDigest, size: u64, origin: Origin) -> BoxFuture<'_, Result<Arc<dyn Blob>, BlobError>> {
+        Box::pin(async move { Ok(self.shared.open(layer, size, &origin).await?) })
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    async fn resolve(&self, reference: &Reference, want: &Platform) -> Result<Resolved, RegistryError> {
+        let (source, origin) = match reference {
+            Reference::Remote(remote) => {
+                let origin = Origin(format!("{REMOTE}{}", remote.repository));
+                (Source::Remote(self.client.clone(), remote.clone()), origin)
+            }
+            Reference::Layout(local) => {
+                let path = absolute(&local.path)?;
+                let origin = local_origin(LAYOUT, &path)?;
+                let layout = aside(move || Layout::open_directory(&path)).await?;
+                (Source::Local(Arc::new(layout), local.tag.clone()), origin)
+            }
+            Reference::Archive(local) => {
+                let path = absolute(&local.path)?;
+                let origin = local_origin(ARCHIVE, &path)?;
+                (Source::Local(self.archive(path).await?, local.tag.clone()), origin)
+            }
+        };
+        Search { source: &source, reference, want, origin }.run().await
+    }
+
+    async fn open(&self, layer: LayerDigest, size: u64, origin: &Origin) -> Result<Arc<dyn Blob>, RegistryError> {
+        let text = &origin.0;
+        if let Some(repository) = text.strip_prefix(REMOTE) {
+            let repository = repository.parse().map_err(|error| RegistryError::Origin(text.clone(), Some(error)))?;
+            return Ok(Arc::new(LayerBlob::new(self.client.clone(), repository, layer, size)));
+        }
+        let layout = if let Some(path) = text.strip_prefix(ARCHIVE) {
+            self.archive(PathBuf::from(path)).await?
+        } else if let Some(path) = text.strip_prefix(LAYOUT) {
+            let path = PathBuf::from(path);
+            aside(move || Layout::open_directory(&path).map(Arc::new)).await?
+        } else {
+            return Err(RegistryError::Origin(text.clone(), None));
+        };
+        let section = aside(move || layout.blob(&layer.0)).await?;
+        if section.size() != size {
+            let what = format!("layer {layer} in {text}");
+            return Err(RegistryError::Size { what, has: section.size(), want: size });
+        }
+        Ok(Arc::new(section))
+    }
+
+    /// The archive at `path`, whose headers are read again only if the file has changed.
+    async fn archive(&self, path: PathBuf) -> Result<Arc<Layout>, RegistryError> {
+        let known = self.archives.lock().get(&path).cloned();
+        let key = path.clone();
+        let layout = aside(move || match known {
+            Some(layout) if layout.is_current() => Ok(layout),
+            _ => Layout::open_archive(&path).map(Arc::new),
+        })
+        .await?;
+        let mut archives = self.archives.lock();
+        if archives.len() >= ARCHIVES_MAX && !archives.contains_key(&key) {
+            archives.clear();
+        }
+        archives.insert(key, layout.clone());
+        Ok(layout)
+    }
+}
+
+/// An origin outlives the working directory.
+fn absolute(path: &Path) -> Result<PathBuf, RegistryError> {
+    let io = |source| RegistryError::Io { path: path.to_path_buf(), source: Arc::new(source) };
+    std::path::absolute(path).map_err(io)
 }

@@ -1,0 +1,249 @@
+//! One question to a registry, until it is answered: login, redirects, retries.
+
+use std::hash::{BuildHasher as _, RandomState};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RANGE, WWW_AUTHENTICATE};
+use reqwest::{StatusCode, Url};
+
+use crate::registry::challenge;
+use crate::registry::config::Config;
+use crate::registry::counters::{Counters, add};
+use crate::registry::credentials::Credentials;
+use crate::registry::error::RegistryError;
+use crate::registry::failure;
+use crate::registry::hosts::{Host, Hosts, authority};
+use crate::registry::login::{Authorization, Logins};
+use crate::registry::reference::Repository;
+use crate::registry::retry::{Outcome, Policy, Verdict};
+use crate::registry::transport::{Call, Reply, Transport, Weight};
+use crate::sync::Arc;
+
+/// Asks registries.
+pub(super) struct Client {
+    transport: Arc<Transport>,
+    hosts: Hosts,
+    logins: Logins,
+    policy: Policy,
+}
+
+/// What is asked of a repository.
+#[derive(Clone)]
+pub(super) struct Ask {
+    pub(super) repository: Repository,
+    /// After `/v2/REPOSITORY/`: `manifests/TAG`, `blobs/DIGEST`.
+    pub(super) path: String,
+    /// What errors call it.
+    pub(super) what: String,
+    pub(super) accept: Option<&'static str>,
+    /// First and last byte.
+    pub(super) range: Option<(u64, u64)>,
+    pub(super) weight: Weight,
+}
+
+/// A success: its head, and a body to be read.
+pub(super) struct Answer {
+    pub(super) reply: Reply,
+    /// Where on another host the answer came from, for the next question of the same kind.
+    pub(super) moved_to: Option<Url>,
+}
+
+/// A small thing, whole.
+pub(super) struct Small {
+    pub(super) bytes: Bytes,
+    pub(super) media_type: Option<String>,
+    /// What the registry says its digest is; to be compared, not to be believed.
+    pub(super) digest: Option<String>,
+}
+
+/// More than any storage behind a registry needs.
+const HOPS_MAX: usize = 10;
+
+// === impl Client ===
+
+impl Client {
+    pub(super) fn new(config: &Config, counters: Arc<Counters>) -> Result<Self, RegistryError> {
+        let transport = Arc::new(Transport::new(config, counters)?);
+        let hosts = Hosts::new(config)?;
+        let logins = Logins::new(transport.clone(), hosts.clone(), Credentials::new(config));
+        let policy = Policy {
+            retries: config.retries,
+            deadline: Duration::from_secs(config.retry_deadline_secs),
+            first_pause: Duration::from_millis(config.retry_pause_ms),
+        };
+        Ok(Self { transport, hosts, logins, policy })
+    }
+
+    pub(super) fn counters(&self) -> &Arc<Counters> {
+        self.transport.counters()
+    }
+
+    /// The answer's head, after as many tries as the rules allow.
+    pub(super) async fn get(&self, ask: &Ask) -> Result<Answer, RegistryError> {
+        let mut tries = Tries::new(self);
+        loop {
+            match self.once(ask).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => tries.after(error).await?,
+            }
+        }
+    }
+
+    /// A small thing whole, also if it takes a second try to get to its end.
+    pub(super) async fn small(&self, ask: &Ask, max: u64) -> Result<Small, RegistryError> {
+        let mut tries = Tries::new(self);
+        loop {
+            match self.small_once(ask, max).await {
+                Ok(small) => return Ok(small),
+                Err(error) => tries.after(error).await?,
+            }
+        }
+    }
+
+    async fn small_once(&self, ask: &Ask, max: u64) -> Result<Small, RegistryError> {
+        let Answer { reply, .. } = self.once(ask).await?;
+        let own = |text: Option<&str>| text.map(str::to_owned);
+        let media_type = own(reply.header(CONTENT_TYPE));
+        let digest = own(reply.headers.get("docker-content-digest").and_then(|value| value.to_str().ok()));
+        Ok(Small { bytes: reply.body.whole(max).await?, media_type, digest })
+    }
+
+    /// Asks once at the place where an answer came from before; nothing is retried, since that place may have moved.
+    pub(super) async fn get_moved(&self, ask: &Ask, url: &Url) -> Result<Answer, RegistryError> {
+        let reply = self.transport.send(self.call(ask, url, None)).await?;
+        if reply.status.is_success() {
+            return Ok(Answer { reply, moved_to: Some(url.clone()) });
+        }
+        Err(failure::of_reply(reply, &authority(url), &ask.what, false, &[]).await)
+    }
+
+    async fn once(&self, ask: &Ask) -> Result<Answer, RegistryError> {
+        let host = self.hosts.of(&ask.repository)?;
+        let broken = |cause: &str| protocol(&host, ask, cause);
+        let path = format!("v2/{}/{}", ask.repository.path(), ask.path);
+        let mut url = host.endpoint.join(&path).map_err(|_| broken("the address cannot be formed"))?;
+        let mut authorization = self.logins.known(&ask.repository);
+        let mut was_asked = false;
+        for _ in 0..HOPS_MAX {
+            // A login is for the host it was made for: a redirect elsewhere gets none.
+            let is_ours = url.origin() == host.endpoint.origin();
+            let sent = if is_ours { authorization.as_ref() } else { None };
+            let reply = self.transport.send(self.call(ask, &url, sent)).await?;
+            match reply.status {
+                status if status.is_success() => {
+                    return Ok(Answer { reply, moved_to: (!is_ours).then_some(url) });
+                }
+                status if status.is_redirection() => url = self.next_hop(&host, ask, &url, reply).await?,
+                StatusCode::UNAUTHORIZED if is_ours && !was_asked => {
+                    was_asked = true;
+                    let answer = self.log_in(&host, ask, reply, authorization.as_ref()).await?;
+                    authorization = Some(answer);
+                }
+                _ => {
+                    let had_login = sent.is_some_and(|sent| sent.is_somebody);
+                    let name = if is_ours { host.name.clone() } else { authority(&url) };
+                    return Err(failure::of_reply(reply, &name, &ask.what, had_login, self.logins.looked_at()).await);
+                }
+            }
+        }
+        Err(broken("it sends us round in redirects"))
+    }
+
+    fn call<'a>(&self, ask: &'a Ask, url: &Url, authorization: Option<&Arc<Authorization>>) -> Call<'a> {
+        let mut headers = HeaderMap::new();
+        if let Some(accept) = ask.accept {
+            headers.insert(ACCEPT, HeaderValue::from_static(accept));
+        }
+        if let Some((first, last)) = ask.range
+            && let Ok(value) = HeaderValue::from_str(&format!("bytes={first}-{last}"))
+        {
+            headers.insert(RANGE, value);
+        }
+        if let Some(authorization) = authorization {
+            headers.insert(AUTHORIZATION, authorization.header.clone());
+        }
+        Call { url: url.clone(), what: &ask.what, headers, form: None, weight: ask.weight }
+    }
+
+    async fn next_hop(&self, host: &Host, ask: &Ask, url: &Url, reply: Reply) -> Result<Url, RegistryError> {
+        let target = reply.header(LOCATION).and_then(|location| url.join(location).ok());
+        reply.body.drain().await;
+        let target = target.ok_or_else(|| protocol(host, ask, "its redirect does not say where to"))?;
+        if !self.hosts.may_visit(&target) {
+            let cause = format!("it sends us to {}, which would be spoken to without TLS", authority(&target));
+            return Err(protocol(host, ask, &cause));
+        }
+        Ok(target)
+    }
+
+    /// What to send after a 401; if there is nothing, the 401 is the answer.
+    async fn log_in(
+        &self,
+        host: &Host,
+        ask: &Ask,
+        reply: Reply,
+        refused: Option<&Arc<Authorization>>,
+    ) -> Result<Arc<Authorization>, RegistryError> {
+        let headers = reply.headers.get_all(WWW_AUTHENTICATE).into_iter();
+        let challenges = challenge::parse(headers.filter_map(|value| value.to_str().ok()));
+        let had_login = refused.is_some_and(|refused| refused.is_somebody);
+        let looked_at = self.logins.looked_at();
+        // Read to its end first: the token may come over the same connection, and nobody holds two places.
+        let denied = failure::of_reply(reply, &host.name, &ask.what, had_login, looked_at).await;
+        self.logins.answer(host, &ask.repository, challenges, refused).await?.ok_or(denied)
+    }
+}
+
+fn protocol(host: &Host, ask: &Ask, cause: &str) -> RegistryError {
+    RegistryError::Protocol { host: host.name.clone(), what: ask.what.clone(), cause: cause.to_owned() }
+}
+
+/// The tries of one question.
+pub(super) struct Tries {
+    policy: Policy,
+    counters: Arc<Counters>,
+    began: Instant,
+    attempt: u32,
+}
+
+// === impl Tries ===
+
+impl Tries {
+    pub(super) fn new(client: &Client) -> Self {
+        Self { policy: client.policy, counters: client.counters().clone(), began: Instant::now(), attempt: 0 }
+    }
+
+    /// Waits before the next try, or gives the error back if there is to be none.
+    pub(super) async fn after(&mut self, error: RegistryError) -> Result<(), RegistryError> {
+        let outcome = failure::outcome(&error);
+        self.wait(error, outcome).await
+    }
+
+    /// The same for a host that has answered before: that it cannot be reached now is worth some patience.
+    pub(super) async fn after_break(&mut self, error: RegistryError) -> Result<(), RegistryError> {
+        let outcome = match failure::outcome(&error) {
+            Outcome::NoConnection => Outcome::Lost,
+            other => other,
+        };
+        self.wait(error, outcome).await
+    }
+
+    async fn wait(&mut self, error: RegistryError, outcome: Outcome) -> Result<(), RegistryError> {
+        match self.policy.next(self.attempt, self.began.elapsed(), outcome, chance()) {
+            Verdict::GiveUp => Err(error),
+            Verdict::Again(pause) => {
+                tracing::debug!(error = %error, pause_ms = pause.as_millis() as u64, "asking again");
+                self.attempt += 1;
+                add(&self.counters.retries, 1);
+                tokio::time::sleep(pause).await;
+                Ok(())
+            }
+        }
+    }
+}
+
+/// A number between 0 and 1. The standard library seeds its hashers by chance, which is chance enough here.
+fn chance() -> f64 {
+    f64::from((RandomState::new().hash_one(0u8) >> 32) as u32) / f64::from(u32::MAX)
+}

@@ -1,0 +1,191 @@
+//! Credential helpers: programs named `docker-credential-NAME` that are asked for one registry's login.
+//!
+//! The protocol is that of github.com/docker/docker-credential-helpers: the server's name on standard input, JSON on
+//! standard output. They run with a deadline and are killed at its end, their output is bounded, and nothing of it ever
+//! gets into an error: it may hold half a password.
+
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::fs::{Access, access};
+use serde::Deserialize;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::process::{Child, Command};
+
+use crate::registry::credentials::Credential;
+use crate::registry::secret::Secret;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Answer {
+    #[serde(default)]
+    username: String,
+    #[serde(default)]
+    secret: String,
+}
+
+/// The user name by which a helper says that its secret is an identity token.
+const IDENTITY_USER: &str = "<token>";
+const OUTPUT_BYTES_MAX: u64 = 64 << 10;
+const PREFIX: &str = "docker-credential-";
+/// How helpers say that they know no such server (their protocol knows no other way).
+const NOT_FOUND: &[&str] = &["credentials not found", "no credentials server url", "no usable credentials"];
+
+/// What the helper `name` knows of `server`; nothing is no error.
+pub(super) async fn ask(
+    name: &str,
+    folders: &[PathBuf],
+    timeout: Duration,
+    server: &str,
+) -> Result<Option<Credential>, String> {
+    let program = find(name, folders)?;
+    let program_name = format!("{PREFIX}{name}");
+    let run = tokio::time::timeout(timeout, run(&program, server)).await;
+    let (ended, bytes) = match run {
+        Ok(Ok(output)) => output,
+        Ok(Err(cause)) => return Err(format!("{program_name} {cause}")),
+        Err(_) => return Err(format!("{program_name} did not answer within {} s", timeout.as_secs())),
+    };
+    if !ended.success() {
+        let said = String::from_utf8_lossy(&bytes).to_ascii_lowercase();
+        let knows_nothing = NOT_FOUND.iter().any(|known| said.contains(known));
+        return if knows_nothing { Ok(None) } else { Err(format!("{program_name} failed ({ended})")) };
+    }
+    let answer: Answer =
+        serde_json::from_slice(&bytes).map_err(|_| format!("{program_name} gave an answer that is no JSON"))?;
+    Ok(match (answer.username.as_str(), answer.secret.is_empty()) {
+        (_, true) => None,
+        (IDENTITY_USER, _) => Some(Credential::Identity(Secret::new(answer.secret))),
+        _ => Some(Credential::Password { user: answer.username, password: Secret::new(answer.secret) }),
+    })
+}
+
+/// The program, from the folders alone: a name with a slash could mean any program of the machine.
+fn find(name: &str, folders: &[PathBuf]) -> Result<PathBuf, String> {
+    let is_name = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+    if !is_name {
+        return Err(format!("{:?} is no name of a credential helper", name.chars().take(64).collect::<String>()));
+    }
+    let program = format!("{PREFIX}{name}");
+    let is_program = |path: &PathBuf| path.is_file() && access(path, Access::EXEC_OK).is_ok();
+    folders.iter().map(|folder| folder.join(&program)).find(is_program).ok_or_else(|| {
+        let folders: Vec<_> = folders.iter().map(|folder| folder.display().to_string()).collect();
+        format!("the program {program} was not found in {}", folders.join(":"))
+    })
+}
+
+/// How the program ended, and its standard output. Dropping this kills it.
+async fn run(program: &Path, server: &str) -> Result<(ExitStatus, Vec<u8>), String> {
+    let mut command = Command::new(program);
+    command.arg("get").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
+    let mut child = command.spawn().map_err(|error| format!("cannot be started: {error}"))?;
+    let bytes = talk(&mut child, server).await?;
+    let ended = child.wait().await.map_err(|error| format!("was lost: {error}"))?;
+    Ok((ended, bytes))
+}
+
+async fn talk(child: &mut Child, server: &str) -> Result<Vec<u8>, String> {
+    if let Some(mut stdin) = child.stdin.take() {
+        // A helper that does not read has its own idea of what is asked; its answer will tell.
+        let _ = stdin.write_all(server.as_bytes()).await;
+    }
+    let mut bytes = Vec::new();
+    if let Some(stdout) = child.stdout.take() {
+        let read = stdout.take(OUTPUT_BYTES_MAX + 1).read_to_end(&mut bytes).await;
+        read.map_err(|error| format!("cannot be read from: {error}"))?;
+    }
+    if bytes.len() as u64 > OUTPUT_BYTES_MAX {
+        return Err(format!("wrote more than {} KiB", OUTPUT_BYTES_MAX >> 10));
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    struct Folder(tempfile::TempDir);
+
+    impl Folder {
+        fn with(name: &str, script: &str) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join(format!("docker-credential-{name}"));
+            std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+            Self(dir)
+        }
+
+        async fn ask(&self, name: &str, secs: u64) -> Result<Option<Credential>, String> {
+            // Another test's fork may hold the script open for writing for a moment: text file busy.
+            let deadline = std::time::Instant::now() + Duration::from_secs(5);
+            loop {
+                let folders = [PathBuf::from("/nonexistent"), self.0.path().to_path_buf()];
+                let answer = ask(name, &folders, Duration::from_secs(secs), "h.example:5000").await;
+                match answer {
+                    Err(cause) if cause.contains("busy") && std::time::Instant::now() < deadline => {
+                        tokio::time::sleep(Duration::from_millis(10)).await;
+                    }
+                    answer => return answer,
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_helper_is_asked_for_the_server_and_believed() {
+        let script = r#"read -r server; [ "$1" = get ] && printf '{"ServerURL":"%s","Username":"%s","Secret":"pw"}' "$server" "$server""#;
+        let folder = Folder::with("test", script);
+        let want = Credential::Password { user: "h.example:5000".into(), password: Secret::new("pw") };
+        assert_eq!(folder.ask("test", 10).await, Ok(Some(want)));
+    }
+
+    #[tokio::test]
+    async fn a_helper_may_give_an_identity_token_or_know_nothing() {
+        let folder = Folder::with("id", r#"echo '{"Username":"<token>","Secret":"t"}'"#);
+        assert_eq!(folder.ask("id", 10).await, Ok(Some(Credential::Identity(Secret::new("t")))));
+        let folder = Folder::with("none", "echo 'credentials not found in native keychain'; exit 1");
+        assert_eq!(folder.ask("none", 10).await, Ok(None));
+        let folder = Folder::with("empty", "echo '{}'");
+        assert_eq!(folder.ask("empty", 10).await, Ok(None));
+    }
+
+    #[tokio::test]
+    async fn what_a_failing_helper_says_is_not_repeated() {
+        let folder = Folder::with("bad", "echo hunter2; echo hunter2 >&2; exit 3");
+        let refused = folder.ask("bad", 10).await.unwrap_err();
+        assert!(
+            refused.contains("docker-credential-bad failed (exit status: 3)") && !refused.contains("hunter2"),
+            "{refused}"
+        );
+        let folder = Folder::with("text", "echo hunter2");
+        let refused = folder.ask("text", 10).await.unwrap_err();
+        assert!(refused.contains("no JSON") && !refused.contains("hunter2"), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn a_helper_that_hangs_or_floods_is_stopped() {
+        let folder = Folder::with("slow", "exec sleep 100");
+        let refused = folder.ask("slow", 1).await.unwrap_err();
+        assert!(refused.contains("did not answer within 1 s"), "{refused}");
+        let folder = Folder::with("flood", "exec cat /dev/zero");
+        let refused = folder.ask("flood", 10).await.unwrap_err();
+        assert!(refused.contains("wrote more than 64 KiB"), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn only_a_program_of_the_folders_is_run() {
+        let folder = Folder::with("x", "echo '{}'");
+        for name in ["", "../x", "/bin/sh", "a b"] {
+            assert!(folder.ask(name, 1).await.unwrap_err().contains("is no name of a credential helper"), "{name}");
+        }
+        assert!(
+            folder
+                .ask("other", 1)
+                .await
+                .unwrap_err()
+                .contains("docker-credential-other was not found in /nonexistent:")
+        );
+    }
+}

@@ -1,0 +1,185 @@
+//! From a name to an image: index, manifest and config, each checked against the digest that leads to it.
+
+use std::path::Path;
+
+use bytes::Bytes;
+
+use crate::blob::Origin;
+use crate::digest::{self, Digest};
+use crate::registry::Resolved;
+use crate::registry::client::{Ask, Client};
+use crate::registry::error::{ManifestError, RegistryError};
+use crate::registry::layout::Layout;
+use crate::registry::manifest::{
+    ACCEPT, CONFIG_BYTES_MAX, DEPTH_MAX, Document, Entry, ImageConfig, Index, MANIFEST_BYTES_MAX, Manifest, Wanted,
+    choose,
+};
+use crate::registry::platform::Platform;
+use crate::registry::reference::{Reference, Remote};
+use crate::registry::transport::Weight;
+use crate::sync::Arc;
+
+/// Where an image's documents are.
+pub(super) enum Source {
+    Remote(Arc<Client>, Remote),
+    Local(Arc<Layout>, Option<String>),
+}
+
+/// A document on the way to the image.
+struct Found {
+    digest: Digest,
+    bytes: Bytes,
+    document: Document,
+}
+
+/// One image being resolved.
+pub(super) struct Search<'a> {
+    pub(super) source: &'a Source,
+    pub(super) reference: &'a Reference,
+    pub(super) want: &'a Platform,
+    pub(super) origin: Origin,
+}
+
+// === impl Search ===
+
+impl Search<'_> {
+    pub(super) async fn run(self) -> Result<Resolved, RegistryError> {
+        let mut found = match self.source {
+            Source::Remote(client, remote) => self.first(client, remote).await?,
+            Source::Local(layout, tag) => {
+                let (layout, tag) = (layout.clone(), tag.clone());
+                let index = aside(move || layout.index(tag.as_deref())).await?;
+                self.enter(&index).await?
+            }
+        };
+        for _ in 0..=DEPTH_MAX {
+            found = match &found.document {
+                Document::Index(index) => self.enter(index).await?,
+                Document::Manifest(manifest) => return self.finish(manifest, &found).await,
+            };
+        }
+        Err(self.unusable(ManifestError::Deep))
+    }
+
+    /// The document that the name itself leads to.
+    async fn first(&self, client: &Client, remote: &Remote) -> Result<Found, RegistryError> {
+        let name = match (&remote.digest, &remote.tag) {
+            (Some(digest), _) => digest.to_string(),
+            (None, Some(tag)) => tag.to_string(),
+            (None, None) => "latest".to_owned(),
+        };
+        let small = client.small(&ask(remote, format!("manifests/{name}"), self.image()), MANIFEST_BYTES_MAX).await?;
+        let promised = remote.digest.or_else(|| small.digest.as_ref()?.parse().ok());
+        let bytes = match promised {
+            Some(digest) => self.checked(small.bytes, &digest, &format!("the manifest of {}", self.image()))?,
+            None => small.bytes,
+        };
+        self.parse(Digest::of(&bytes), bytes, small.media_type.as_deref())
+    }
+
+    /// The document for our platform among those of an index.
+    async fn enter(&self, index: &Index) -> Result<Found, RegistryError> {
+        let entries: Vec<&Entry> = index.entries.iter().collect();
+        let entry = choose(&entries, self.want).map_err(|have| match have.is_empty() {
+            true => self.unusable(ManifestError::Empty),
+            false => self.no_platform(have),
+        })?;
+        let what = format!("the manifest {} of {}", entry.wanted.digest, self.image());
+        let bytes = self.fetch("manifests", entry.wanted, &what, MANIFEST_BYTES_MAX).await?;
+        self.parse(entry.wanted.digest, bytes, None)
+    }
+
+    async fn finish(&self, manifest: &Manifest, found: &Found) -> Result<Resolved, RegistryError> {
+        let what = format!("the config of {}", self.image());
+        let config = self.fetch("blobs", manifest.config, &what, CONFIG_BYTES_MAX).await?;
+        let parsed = ImageConfig::parse(&config).map_err(|source| self.unusable(source))?;
+        if let Some(have) = &parsed.platform
+            && self.want.fit(have).is_none()
+        {
+            return Err(self.no_platform(vec![have.to_string()]));
+        }
+        let layers = manifest.layers(&parsed).map_err(|source| self.unusable(source))?;
+        Ok(Resolved {
+            reference: self.reference.clone(),
+            manifest_digest: found.digest,
+            media_type: manifest.media_type.clone(),
+            manifest: found.bytes.clone(),
+            config,
+            layers,
+            platform: parsed.platform.unwrap_or_else(|| self.want.clone()),
+            origin: self.origin.clone(),
+        })
+    }
+
+    /// What `wanted` describes, whole and checked.
+    async fn fetch(&self, kind: &str, wanted: Wanted, what: &str, max: u64) -> Result<Bytes, RegistryError> {
+        if wanted.size > max {
+            return Err(RegistryError::TooLarge { what: what.to_owned(), max });
+        }
+        let bytes = match self.source {
+            Source::Remote(client, remote) => {
+                let ask = ask(remote, format!("{kind}/{}", wanted.digest), what.to_owned());
+                client.small(&ask, max).await?.bytes
+            }
+            Source::Local(layout, _) => {
+                let layout = layout.clone();
+                let what = what.to_owned();
+                aside(move || {
+                    let section = layout.blob(&wanted.digest)?;
+                    if section.len() != wanted.size {
+                        return Err(RegistryError::Size { what, has: section.len(), want: wanted.size });
+                    }
+                    layout.read(&section)
+                })
+                .await?
+            }
+        };
+        if bytes.len() as u64 != wanted.size {
+            return Err(RegistryError::Size { what: what.to_owned(), has: bytes.len() as u64, want: wanted.size });
+        }
+        self.checked(bytes, &wanted.digest, what)
+    }
+
+    fn checked(&self, bytes: Bytes, digest: &Digest, what: &str) -> Result<Bytes, RegistryError> {
+        let checked = digest::check(bytes, digest);
+        checked
+            .map(digest::Checked::into_inner)
+            .map_err(|source| RegistryError::Mismatch { what: what.to_owned(), source })
+    }
+
+    fn parse(&self, digest: Digest, bytes: Bytes, media_type: Option<&str>) -> Result<Found, RegistryError> {
+        let document = Document::parse(&bytes, media_type).map_err(|source| self.unusable(source))?;
+        Ok(Found { digest, bytes, document })
+    }
+
+    fn image(&self) -> String {
+        self.reference.to_string()
+    }
+
+    fn unusable(&self, source: ManifestError) -> RegistryError {
+        RegistryError::Manifest { image: self.image(), source }
+    }
+
+    fn no_platform(&self, have: Vec<String>) -> RegistryError {
+        RegistryError::NoPlatform { image: self.image(), want: self.want.to_string(), have }
+    }
+}
+
+fn ask(remote: &Remote, path: String, what: String) -> Ask {
+    let accept = path.starts_with("manifests/").then_some(ACCEPT);
+    Ask { repository: remote.repository.clone(), path, what, accept, range: None, weight: Weight::Light }
+}
+
+/// Runs what waits for the disk on a thread that may.
+pub(super) async fn aside<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, RegistryError> + Send + 'static,
+) -> Result<T, RegistryError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|_| Err(RegistryError::Stopped("reading an image layout".to_owned())))
+}
+
+/// Where the blobs of a local layout can be had again.
+pub(super) fn local_origin(prefix: &str, path: &Path) -> Result<Origin, RegistryError> {
+    let text = path.to_str().ok_or_else(|| RegistryError::Origin(path.display().to_string(), None))?;
+    Ok(Origin(format!("{prefix}{text}")))
+}

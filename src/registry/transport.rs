@@ -1,0 +1,239 @@
+//! One HTTP exchange: connections bounded per host, every wait with a deadline, every byte counted.
+//!
+//! Knows nothing of registries: no login, no redirect, no retry. Bodies are handed on as they come, without a copy.
+
+use std::collections::HashMap;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use reqwest::header::{self, HeaderMap, HeaderName};
+use reqwest::{Client, StatusCode, Url};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::registry::config::Config;
+use crate::registry::counters::{Counters, add};
+use crate::registry::error::RegistryError;
+use crate::registry::failure;
+use crate::registry::hosts::{authority, is_loopback};
+use crate::registry::tls::Authorities;
+use crate::sync::{Arc, Mutex};
+
+/// The program's side of HTTP.
+pub(super) struct Transport {
+    /// To this machine, without TLS.
+    near: Client,
+    /// To this machine, with TLS; made when first needed, since reading the system's authorities takes a while.
+    near_tls: OnceLock<Client>,
+    /// To the world, through the system's proxy if there is one.
+    far: OnceLock<Client>,
+    authorities: Authorities,
+    gates: Mutex<HashMap<String, Gate>>,
+    config: Config,
+    counters: Arc<Counters>,
+}
+
+/// One request. `what` is what errors call the thing asked for.
+pub(super) struct Call<'a> {
+    pub(super) url: Url,
+    pub(super) what: &'a str,
+    pub(super) headers: HeaderMap,
+    /// The body of a POST; without it, it is a GET.
+    pub(super) form: Option<String>,
+    pub(super) weight: Weight,
+}
+
+/// How long an answer's body will keep its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Weight {
+    /// A manifest, a token, a frame that somebody waits for.
+    Light,
+    /// A whole layer.
+    Heavy,
+}
+
+pub(super) struct Reply {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Body,
+}
+
+/// The rest of an answer. Keeps its place among the host's connections until it is dropped.
+pub(super) struct Body {
+    response: reqwest::Response,
+    host: String,
+    what: String,
+    idle: Duration,
+    counters: Arc<Counters>,
+    _places: Vec<OwnedSemaphorePermit>,
+}
+
+/// How many may talk to a host at once.
+#[derive(Clone)]
+struct Gate {
+    all: Arc<Semaphore>,
+    heavy: Arc<Semaphore>,
+}
+
+/// Hosts are few; redirects to made-up names must not fill the table.
+const GATES_MAX: usize = 256;
+/// A registry closes what is idle after about a minute.
+const POOL_IDLE: Duration = Duration::from_secs(30);
+/// What one reader may lag behind on an HTTP/2 connection.
+const WINDOW_BYTES: u32 = 2 << 20;
+/// What refusals say is read up to here, so that the connection can be used again.
+const REFUSAL_BYTES_MAX: u64 = 16 << 10;
+
+// === impl Transport ===
+
+impl Transport {
+    pub(super) fn new(config: &Config, counters: Arc<Counters>) -> Result<Self, RegistryError> {
+        let near = client(config, Authorities::trust_nobody()?, true)?;
+        let authorities = Authorities::read(config)?;
+        let (near_tls, far) = (OnceLock::new(), OnceLock::new());
+        let config = config.clone();
+        Ok(Self { near, near_tls, far, authorities, gates: Mutex::default(), config, counters })
+    }
+
+    pub(super) fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+
+    /// Sends a request and waits for the head of its answer.
+    pub(super) async fn send(&self, call: Call<'_>) -> Result<Reply, RegistryError> {
+        let host = authority(&call.url);
+        let client = self.client(&call.url).await?;
+        let places = self.enter(&host, call.weight).await;
+        let mut request = match call.form {
+            Some(form) => {
+                client.post(call.url).header(header::CONTENT_TYPE, "application/x-www-form-urlencoded").body(form)
+            }
+            None => client.get(call.url),
+        };
+        request = request.headers(call.headers);
+        add(&self.counters.requests, 1);
+        let after = self.config.response_timeout();
+        let sent = tokio::time::timeout(self.config.connect_timeout() + after, request.send()).await;
+        let what = call.what.to_owned();
+        let response = match sent {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => return Err(failure::of_request(error, &host, &what, self.config.connect_timeout())),
+            Err(_) => return Err(RegistryError::Silent { host, what, after }),
+        };
+        let (status, headers) = (response.status(), response.headers().clone());
+        let (idle, counters) = (self.config.idle_timeout(), self.counters.clone());
+        let body = Body { response, host, what, idle, counters, _places: places };
+        Ok(Reply { status, headers, body })
+    }
+
+    /// Waits for a place among those who talk to `host`. Every holder of one has deadlines of its own.
+    async fn enter(&self, host: &str, weight: Weight) -> Vec<OwnedSemaphorePermit> {
+        let gate = self.gate(host);
+        let mut places = Vec::new();
+        if weight == Weight::Heavy {
+            places.extend(gate.heavy.acquire_owned().await); // an error would mean a closed semaphore, and none ever is
+        }
+        places.extend(gate.all.acquire_owned().await);
+        places
+    }
+
+    fn gate(&self, host: &str) -> Gate {
+        let mut gates = self.gates.lock();
+        if gates.len() >= GATES_MAX {
+            gates.retain(|_, gate| Arc::strong_count(&gate.all) > 1);
+        }
+        let all = self.config.connections_per_host.clamp(1, 1024);
+        let heavy = (all - all.div_ceil(4)).max(1);
+        let new = || Gate { all: Arc::new(Semaphore::new(all)), heavy: Arc::new(Semaphore::new(heavy)) };
+        gates.entry(host.to_owned()).or_insert_with(new).clone()
+    }
+
+    async fn client(&self, url: &Url) -> Result<Client, RegistryError> {
+        let is_near = is_loopback(url);
+        let made = match (is_near, url.scheme()) {
+            (true, "http") => return Ok(self.near.clone()),
+            (true, _) => &self.near_tls,
+            (false, _) => &self.far,
+        };
+        if let Some(client) = made.get() {
+            return Ok(client.clone());
+        }
+        let (authorities, config) = (self.authorities.clone(), self.config.clone());
+        let making = tokio::task::spawn_blocking(move || client(&config, authorities.trust()?, is_near));
+        let client = making.await.map_err(|error| RegistryError::Client(error.to_string()))??;
+        // Of two that were made at once one is dropped: they are the same.
+        Ok(made.get_or_init(|| client).clone())
+    }
+}
+
+fn client(config: &Config, tls: rustls::ClientConfig, is_near: bool) -> Result<Client, RegistryError> {
+    let builder = Client::builder()
+        .tls_backend_preconfigured(tls)
+        .redirect(reqwest::redirect::Policy::none())
+        .referer(false)
+        .user_agent(&config.user_agent)
+        .connect_timeout(config.connect_timeout())
+        .pool_idle_timeout(POOL_IDLE)
+        .pool_max_idle_per_host(config.connections_per_host)
+        .http2_initial_stream_window_size(WINDOW_BYTES)
+        // So many readers may pause without stopping the others of their connection.
+        .http2_initial_connection_window_size(WINDOW_BYTES * 8);
+    let builder = if is_near { builder.no_proxy() } else { builder };
+    builder.build().map_err(|error| RegistryError::Client(failure::innermost(&error)))
+}
+
+// === impl Reply ===
+
+impl Reply {
+    /// A header's text, if it is one.
+    pub(super) fn header(&self, name: HeaderName) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+}
+
+// === impl Body ===
+
+impl Body {
+    /// The next piece; `None` at the end.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, RegistryError> {
+        let piece = match tokio::time::timeout(self.idle, self.response.chunk()).await {
+            Ok(Ok(piece)) => piece,
+            Ok(Err(error)) => {
+                let (host, what) = (self.host.clone(), self.what.clone());
+                return Err(RegistryError::Broken { host, what, cause: failure::innermost(&error) });
+            }
+            Err(_) => {
+                let (host, what) = (self.host.clone(), self.what.clone());
+                return Err(RegistryError::Stalled { host, what, after: self.idle });
+            }
+        };
+        add(&self.counters.bytes, piece.as_ref().map_or(0, |piece| piece.len() as u64));
+        Ok(piece)
+    }
+
+    /// All of it, if it has at most `max` bytes.
+    pub(super) async fn whole(mut self, max: u64) -> Result<Bytes, RegistryError> {
+        let too_large = |what: &str| RegistryError::TooLarge { what: what.to_owned(), max };
+        if self.response.content_length().is_some_and(|length| length > max) {
+            return Err(too_large(&self.what));
+        }
+        let mut all = BytesMut::new();
+        while let Some(piece) = self.next().await? {
+            if all.len() as u64 + piece.len() as u64 > max {
+                return Err(too_large(&self.what));
+            }
+            all.extend_from_slice(&piece);
+        }
+        Ok(all.freeze())
+    }
+
+    /// What was announced, if it was.
+    pub(super) fn length(&self) -> Option<u64> {
+        self.response.content_length()
+    }
+
+    /// Reads what a refusal or a redirect says, so that its connection can be used again. Says it if it is JSON.
+    pub(super) async fn drain(self) -> Option<Bytes> {
+        self.whole(REFUSAL_BYTES_MAX).await.ok()
+    }
+}
