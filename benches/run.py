@@ -128,7 +128,7 @@ def bench_scan(work, registry):
         for leftover in ("a", "layout", "bundle"):
             shutil.rmtree(os.path.join(work, leftover), ignore_errors=True)
         floors.append(floor())
-        wall, cpu, peak = run(*once(os.path.join(work, "a"), "pull", registry.reference))
+        wall, cpu, peak = run(*once(os.path.join(work, "a"), "pull", "--in-process", registry.reference))
         pulls.append(wall)
         cpus.append(cpu)
         peaks.append(peak)
