@@ -1,3 +1,7 @@
 //! The program `oncefs`.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    oncefs::cli::run()
+}

@@ -40,9 +40,7 @@ impl Umount {
         match called {
             Ok(_) => Ok(ExitCode::SUCCESS),
             // What an earlier server left is unknown to this one.
-            Err(failed) if failed.kind == FailureKind::NotFound => {
-                clear(at.as_deref()).map(|()| ExitCode::SUCCESS)
-            }
+            Err(failed) if failed.kind == FailureKind::NotFound => clear(at.as_deref()).map(|()| ExitCode::SUCCESS),
             Err(failed) => Err(failed),
         }
     }

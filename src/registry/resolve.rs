@@ -40,6 +40,36 @@ pub(super) struct Search<'a> {
     pub(super) origin: Origin,
 }
 
+// === impl Resolved ===
+
+impl Resolved {
+    /// An image whose documents were kept from an earlier [`crate::registry::Registry::resolve`]. They are checked again.
+    ///
+    /// # Errors
+    /// Fails where the documents are not the ones that were kept, or are none of an image.
+    pub fn from_parts(
+        reference: Reference,
+        platform: Platform,
+        manifest_digest: Digest,
+        manifest: Bytes,
+        config: Bytes,
+        origin: Origin,
+    ) -> Result<Self, RegistryError> {
+        let image = reference.to_string();
+        let unusable = |source| RegistryError::Manifest { image: image.clone(), source };
+        let mismatch = |source| RegistryError::Mismatch { what: format!("the remembered manifest of {image}"), source };
+        let manifest = digest::check(manifest, &manifest_digest).map_err(mismatch)?.into_inner();
+        let Document::Manifest(parsed) = Document::parse(&manifest, None).map_err(unusable)? else {
+            return Err(unusable(ManifestError::Deep));
+        };
+        let mismatch = |source| RegistryError::Mismatch { what: format!("the remembered config of {image}"), source };
+        let config = digest::check(config, &parsed.config.digest).map_err(mismatch)?.into_inner();
+        let layers = ImageConfig::parse(&config).and_then(|config| parsed.layers(&config)).map_err(unusable)?;
+        let media_type = parsed.media_type;
+        Ok(Self { reference, manifest_digest, media_type, manifest, config, layers, platform, origin })
+    }
+}
+
 // === impl Search ===
 
 impl Search<'_> {
