@@ -28,7 +28,7 @@ run() { printf '$ %s\n' "$(printf '%s ' "$@" | sed "s|$oncefs|oncefs|; s|--root 
 once() { run "$oncefs" --root "$work/store" --run "$work/run" "$@"; }
 layers_asked() { # requests for blobs, without the image's config
     config=$(jq -r .config.digest "$images/$image/blobs/sha256/$manifest")
-    grep '"GET /v2/[^ ]*/blobs/' "$work/registry/log" | grep -vc "$config" || true
+    grep -a '"GET /v2/[^ ]*/blobs/' "$work/registry/log" | grep -avc "$config" || true
 }
 
 say "An image made of Debian packages (the first time takes about a minute)"
