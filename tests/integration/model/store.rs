@@ -7,10 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use oncefs::blob::Fault;
 use oncefs::index::frames::FrameId;
-use oncefs::store::{Config, Layer, Store};
+use oncefs::store::{Config, Layer, Store, StoreError};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -49,6 +50,9 @@ struct World {
     store: Option<Store>,
     /// Layers that are there, and their frames that are resident.
     model: BTreeMap<usize, BTreeSet<u32>>,
+    /// Frames that may become resident at any time: a fill that fails gives up its other frames, but what had their
+    /// bytes already goes on with them.
+    late: BTreeMap<usize, BTreeSet<u32>>,
 }
 
 fn samples() -> &'static [Sample] {
@@ -87,7 +91,7 @@ impl World {
         let shelf = Shelf::with(&samples.iter().collect::<Vec<_>>());
         let dir = tempfile::tempdir().unwrap();
         let store = Some(open(dir.path(), &shelf));
-        Self { samples, shelf, broken: false, dir, store, model: BTreeMap::new() }
+        Self { samples, shelf, broken: false, dir, store, model: BTreeMap::new(), late: BTreeMap::new() }
     }
 
     fn store(&self) -> &Store {
@@ -99,12 +103,14 @@ impl World {
     }
 
     async fn take(&mut self, step: &Step) {
+        self.observe();
         match *step {
             Step::Receive(at) => {
                 let layer = self.samples[at].put(self.store()).await;
                 self.model.entry(at).or_insert_with(|| (0..layer.frames().len()).collect());
             }
             Step::Remove(at) => {
+                self.late.remove(&at);
                 self.store().remove(&self.samples[at].digest()).unwrap();
                 self.model.remove(&at);
             }
@@ -127,11 +133,13 @@ impl World {
             Step::Check => {
                 let report = self.store().check(false, &|_| {}).unwrap();
                 assert_eq!(report.problems, Vec::<String>::new());
-                assert_eq!(report.frames, self.model.values().map(|frames| frames.len() as u64).sum::<u64>());
+                assert_eq!(report.layers, self.model.len() as u64);
             }
             Step::Reopen => {
                 self.store = None;
                 self.store = Some(open(self.dir.path(), &self.shelf));
+                self.observe();
+                self.late.clear(); // a store is closed only when work of before has let go of it
             }
             Step::Crash => self.crash(),
         }
@@ -142,20 +150,28 @@ impl World {
         let frames = part(&layer, from, count);
         let filled = layer.fill(frames.clone()).await;
         assert!(filled.is_ok() || self.broken, "{filled:?}");
-        let resident = self.samples[at].resident(&layer);
-        let model = self.model.entry(at).or_default();
         if filled.is_ok() {
-            model.extend(frames);
+            self.model.entry(at).or_default().extend(frames);
         } else {
-            model.extend(resident.iter().filter(|frame| frames.contains(frame)));
+            self.late.entry(at).or_default().extend(frames);
+        }
+    }
+
+    /// Brings the model up to date with what came late.
+    fn observe(&mut self) {
+        for (at, late) in &self.late {
+            let (Some(layer), Some(model)) = (self.layer(*at), self.model.get_mut(at)) else { continue };
+            model.extend(self.samples[*at].resident(&layer).intersection(late));
         }
     }
 
     /// A byte of a resident frame is not what it was: a check must find it, and only it.
     fn rot(&mut self, at: usize, share: u8) {
         let Some(layer) = self.layer(at) else { return };
-        let Some(model) = self.model.get_mut(&at) else { return };
-        let Some(frame) = model.iter().nth(model.len() * share as usize / 256).copied() else { return };
+        let Some(model) = self.model.get(&at) else { return };
+        let late = self.late.get(&at).cloned().unwrap_or_default();
+        let sure: Vec<u32> = model.difference(&late).copied().collect();
+        let Some(frame) = sure.get(sure.len() * share as usize / 256).copied() else { return };
         let range = layer.frames().data_range(FrameId(frame)).unwrap();
         let offset = range.start + (range.end - range.start) * u64::from(share) / 256;
         let path = self.dir.path().join("layers/sha256").join(layer.digest().0.hex()).join("data");
@@ -175,7 +191,8 @@ impl World {
         self.dir = copy;
         self.store = Some(open(self.dir.path(), &self.shelf));
         // Frames that were filled a moment ago may have to be filled again; nothing else may have changed.
-        for (at, before) in std::mem::take(&mut self.model) {
+        for (at, mut before) in std::mem::take(&mut self.model) {
+            before.extend(self.late.remove(&at).unwrap_or_default());
             let layer = self.layer(at).expect("a layer that was received is there after a crash");
             let after = self.samples[at].resident(&layer);
             assert!(after.is_subset(&before), "frames {after:?} after a crash, {before:?} before");
@@ -184,13 +201,20 @@ impl World {
     }
 
     /// Whether the store and the model agree.
-    fn agrees(&self) {
+    fn agrees(&mut self) {
+        self.observe();
         for (at, sample) in self.samples.iter().enumerate() {
             let layer = self.layer(at);
             assert_eq!(layer.is_some(), self.model.contains_key(&at), "layer {at}");
             let (Some(layer), Some(model)) = (layer, self.model.get(&at)) else { continue };
-            assert_eq!(&sample.resident(&layer), model, "layer {at}");
-            assert_eq!(layer.is_complete(), model.len() == layer.frames().len() as usize);
+            let resident = sample.resident(&layer);
+            let late = self.late.get(&at).cloned().unwrap_or_default();
+            assert!(resident.is_superset(model), "layer {at} has lost frames: {resident:?} of {model:?}");
+            let explained: BTreeSet<u32> = model.union(&late).copied().collect();
+            assert!(
+                resident.is_subset(&explained),
+                "layer {at} has frames from nowhere: {resident:?} not in {model:?}"
+            );
         }
     }
 }
@@ -202,12 +226,25 @@ fn part(layer: &Layer, from: u8, count: u32) -> std::ops::Range<u32> {
     start..frames.min(start + count)
 }
 
+/// Opens the store when work that was given up has let go of it.
 fn open(root: &Path, shelf: &Arc<Shelf>) -> Store {
-    Store::open(root, Config::default(), shelf.clone()).unwrap()
+    let until = Instant::now() + Duration::from_secs(20);
+    loop {
+        match Store::open(root, Config::default(), shelf.clone()) {
+            Err(StoreError::Locked { .. }) if Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            opened => return opened.unwrap(),
+        }
+    }
 }
 
+/// Copies what a crash leaves. `resident` comes before `data`: what is written meanwhile must not look as if the bitmap
+/// had reached the disk first.
 fn copy_all(from: &Path, to: &Path) {
-    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+    let mut entries: Vec<_> = fs::read_dir(from).unwrap().map(Result::unwrap).collect();
+    entries.sort_by_key(|entry| std::cmp::Reverse(entry.file_name()));
+    for entry in entries {
         let target = to.join(entry.file_name());
         if entry.file_type().unwrap().is_dir() {
             fs::create_dir_all(&target).unwrap();
