@@ -58,12 +58,19 @@ pub(super) fn innermost(error: &(dyn Error + 'static)) -> String {
     }
 }
 
+/// The TLS error below an error. An I/O error does not show what it wraps as its source, only that one's source.
 fn tls<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
-    std::iter::successors(Some(error), |error| (*error).source()).find_map(|cause| {
-        let inside = cause.downcast_ref::<io::Error>().and_then(|error| error.get_ref());
-        let inside = inside.and_then(|inside| inside.downcast_ref::<rustls::Error>());
-        inside.or_else(|| cause.downcast_ref::<rustls::Error>())
-    })
+    let mut error = Some(error);
+    while let Some(this) = error {
+        if let Some(found) = this.downcast_ref::<rustls::Error>() {
+            return Some(found);
+        }
+        error = match this.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(inside) => Some(inside),
+            None => this.source(),
+        };
+    }
+    None
 }
 
 /// What an answer that is no success means. `looked_at` and `had_login` speak of the login that was tried.

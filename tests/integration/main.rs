@@ -4,7 +4,9 @@
 mod index;
 mod model;
 mod mount;
+mod registry;
 mod store;
+mod support;
 mod tar;
 mod tree;
 mod view;

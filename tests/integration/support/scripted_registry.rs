@@ -1,0 +1,468 @@
+//! A registry that does what the test says: asks for logins, is slow, breaks off, lies.
+//!
+//! Speaks HTTP/1.1 by hand, so that it can break every rule of it. Reads like a sentence:
+//! `registry().with("app", "1", &image).once("blobs/", Act::CutAfter(1000)).run().await`.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use oncefs::digest::Digest;
+use oncefs::sync::{Mutex, spawn};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+
+use crate::support::sample::{INDEX, MANIFEST, Sample};
+
+/// What the registry is to be.
+#[derive(Default)]
+pub(crate) struct Script {
+    documents: HashMap<String, Document>,
+    rules: Vec<Rule>,
+    wants: Wants,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    delay: Duration,
+}
+
+/// A registry at work; ends with the test's runtime.
+#[derive(Clone)]
+pub(crate) struct Running {
+    pub(crate) address: SocketAddr,
+    state: Arc<State>,
+}
+
+/// How an answer differs from the right one.
+#[derive(Clone)]
+pub(crate) enum Act {
+    /// This status, with these headers and no login asked.
+    Status(u16, Vec<(&'static str, String)>),
+    Redirect(String),
+    /// The right head, then the connection ends after so many bytes of the body.
+    CutAfter(usize),
+    /// The right head, then nothing after so many bytes of the body.
+    StallAfter(usize),
+    /// No answer at all.
+    Silence,
+    /// All of it with status 200, whatever range was asked for.
+    Whole,
+    /// Status 206 with a Content-Range that is one byte off.
+    OtherRange,
+    /// Status 206 without a Content-Range.
+    NoRange,
+    /// Without a length: so many of the bytes, then these, then a proper end.
+    Chunked(usize, Vec<u8>),
+    /// Other bytes in place of the right ones.
+    Bytes(Bytes),
+    /// The right bytes with another header.
+    Header(&'static str, String),
+}
+
+/// A request as it came in.
+#[derive(Debug, Clone)]
+pub(crate) struct Seen {
+    pub(crate) method: String,
+    pub(crate) target: String,
+    pub(crate) headers: BTreeMap<String, String>,
+    pub(crate) body: String,
+}
+
+struct Document {
+    media_type: &'static str,
+    bytes: Bytes,
+}
+
+struct Rule {
+    part: String,
+    left: usize,
+    act: Act,
+}
+
+#[derive(Default, Clone)]
+enum Wants {
+    #[default]
+    Nothing,
+    Basic(String),
+    /// A token; to give it, this Authorization or this refresh token.
+    Token {
+        basic: Option<String>,
+        refresh: Option<String>,
+        realm: Option<String>,
+    },
+}
+
+struct State {
+    script: Mutex<Script>,
+    seen: Mutex<Vec<Seen>>,
+    tokens: Mutex<Vec<String>>,
+    /// Requests at work now, and the most there ever were.
+    busy: Mutex<(usize, usize)>,
+}
+
+enum Next {
+    KeepAlive,
+    Close,
+}
+
+pub(crate) fn registry() -> Script {
+    Script::default()
+}
+
+// === impl Script ===
+
+impl Script {
+    /// Holds `image` as `repository:tag`.
+    pub(crate) fn with(mut self, repository: &str, tag: &str, image: &Sample) -> Self {
+        for blob in image.layers.iter().chain([&image.config]) {
+            self = self.with_blob(repository, blob);
+        }
+        self.with_manifest(repository, tag, MANIFEST, &image.manifest)
+    }
+
+    pub(crate) fn with_index(self, repository: &str, tag: &str, index: &Bytes) -> Self {
+        self.with_manifest(repository, tag, INDEX, index)
+    }
+
+    pub(crate) fn with_blob(mut self, repository: &str, blob: &Bytes) -> Self {
+        let document = Document { media_type: "application/octet-stream", bytes: blob.clone() };
+        self.documents.insert(format!("/v2/{repository}/blobs/{}", Digest::of(blob)), document);
+        self
+    }
+
+    /// A manifest under its tag and its digest.
+    pub(crate) fn with_manifest(
+        mut self,
+        repository: &str,
+        tag: &str,
+        media_type: &'static str,
+        bytes: &Bytes,
+    ) -> Self {
+        for name in [tag.to_owned(), Digest::of(bytes).to_string()] {
+            let document = Document { media_type, bytes: bytes.clone() };
+            self.documents.insert(format!("/v2/{repository}/manifests/{name}"), document);
+        }
+        self
+    }
+
+    /// Requests whose target has `part` in it get `act`, once.
+    pub(crate) fn once(self, part: &str, act: Act) -> Self {
+        self.times(1, part, act)
+    }
+
+    pub(crate) fn times(mut self, times: usize, part: &str, act: Act) -> Self {
+        self.rules.push(Rule { part: part.to_owned(), left: times, act });
+        self
+    }
+
+    pub(crate) fn always(self, part: &str, act: Act) -> Self {
+        self.times(usize::MAX, part, act)
+    }
+
+    /// Wants this Authorization header with every request.
+    pub(crate) fn wants_basic(mut self, header: &str) -> Self {
+        self.wants = Wants::Basic(header.to_owned());
+        self
+    }
+
+    /// Wants a token, which everybody gets.
+    pub(crate) fn wants_token(mut self) -> Self {
+        self.wants = Wants::Token { basic: None, refresh: None, realm: None };
+        self
+    }
+
+    /// Wants a token, which this Authorization header gets.
+    pub(crate) fn wants_token_for(mut self, header: &str) -> Self {
+        self.wants = Wants::Token { basic: Some(header.to_owned()), refresh: None, realm: None };
+        self
+    }
+
+    /// Wants a token, which this refresh token gets.
+    pub(crate) fn wants_token_for_refresh(mut self, refresh: &str) -> Self {
+        self.wants = Wants::Token { basic: None, refresh: Some(refresh.to_owned()), realm: None };
+        self
+    }
+
+    /// Wants a token from elsewhere.
+    pub(crate) fn wants_token_of(mut self, realm: &str) -> Self {
+        self.wants = Wants::Token { basic: None, refresh: None, realm: Some(realm.to_owned()) };
+        self
+    }
+
+    pub(crate) fn over_tls(mut self, config: rustls::ServerConfig) -> Self {
+        self.tls = Some(Arc::new(config));
+        self
+    }
+
+    /// Every answer takes this long.
+    pub(crate) fn slow(mut self, delay: Duration) -> Self {
+        self.delay = delay;
+        self
+    }
+
+    pub(crate) async fn run(self) -> Running {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let tls = self.tls.clone().map(tokio_rustls::TlsAcceptor::from);
+        let state = Arc::new(State {
+            script: Mutex::new(self),
+            seen: Mutex::default(),
+            tokens: Mutex::default(),
+            busy: Mutex::default(),
+        });
+        let running = Running { address, state };
+        let serving = running.clone();
+        spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (serving, tls) = (serving.clone(), tls.clone());
+                spawn(async move {
+                    let _ = stream.set_nodelay(true);
+                    match tls {
+                        Some(tls) => match tls.accept(stream).await {
+                            Ok(stream) => serving.serve(stream).await,
+                            Err(_) => return,
+                        },
+                        None => serving.serve(stream).await,
+                    };
+                });
+            }
+        });
+        running
+    }
+}
+
+// === impl Running ===
+
+impl Running {
+    /// How an image here is called.
+    pub(crate) fn image(&self, name: &str) -> oncefs::registry::Reference {
+        format!("{}/{name}", self.address).parse().unwrap()
+    }
+
+    pub(crate) fn origin(&self, repository: &str) -> oncefs::blob::Origin {
+        oncefs::blob::Origin(format!("docker://{}/{repository}", self.address))
+    }
+
+    /// The requests so far whose target has `part` in it.
+    pub(crate) fn seen(&self, part: &str) -> Vec<Seen> {
+        self.state.seen.lock().iter().filter(|seen| seen.target.contains(part)).cloned().collect()
+    }
+
+    /// The most requests that were ever being answered at the same time.
+    pub(crate) fn busiest(&self) -> usize {
+        self.state.busy.lock().1
+    }
+
+    /// No token given so far is good any more.
+    pub(crate) fn revoke_tokens(&self) {
+        self.state.tokens.lock().iter_mut().for_each(|token| token.push_str(" revoked"));
+    }
+
+    pub(crate) fn add_rule(&self, times: usize, part: &str, act: Act) {
+        self.state.script.lock().rules.push(Rule { part: part.to_owned(), left: times, act });
+    }
+
+    async fn serve<S: AsyncRead + AsyncWrite + Unpin>(&self, mut stream: S) -> Option<()> {
+        let mut buffer = Vec::new();
+        loop {
+            let Some(request) = read_request(&mut stream, &mut buffer).await else {
+                // What is no request, such as the beginning of a TLS handshake, is told so.
+                let _ = respond(&mut stream, 400, &[], b"").await;
+                return stream.shutdown().await.ok();
+            };
+            self.state.seen.lock().push(request.clone());
+            {
+                let mut busy = self.state.busy.lock();
+                busy.0 += 1;
+                busy.1 = busy.1.max(busy.0);
+            }
+            let delay = self.state.script.lock().delay;
+            tokio::time::sleep(delay).await;
+            let done = self.answer(&mut stream, &request).await;
+            self.state.busy.lock().0 -= 1;
+            match done? {
+                Next::KeepAlive => {}
+                Next::Close => return stream.shutdown().await.ok(),
+            }
+        }
+    }
+
+    async fn answer<S: AsyncWrite + Unpin>(&self, stream: &mut S, request: &Seen) -> Option<Next> {
+        if request.target.starts_with("/token") {
+            let answer = self.token(request);
+            return respond(stream, answer.0, &[], answer.1.as_bytes()).await;
+        }
+        if let Some(challenge) = self.challenge(request) {
+            let body = br#"{"errors":[{"code":"UNAUTHORIZED","message":"echo of what was sent"}]}"#;
+            return respond(stream, 401, &[("WWW-Authenticate", challenge)], body).await;
+        }
+        match (self.act(request), self.document(request)) {
+            (Some(Act::Status(status, headers)), _) => respond(stream, status, &headers, b"{}").await,
+            (Some(Act::Redirect(to)), _) => respond(stream, 307, &[("Location", to)], b"moved").await,
+            (Some(Act::Silence), _) => std::future::pending().await,
+            (_, None) => respond(stream, 404, &[], br#"{"errors":[{"code":"MANIFEST_UNKNOWN"}]}"#).await,
+            (act, Some((media_type, bytes))) => give(stream, request, act, media_type, bytes).await,
+        }
+    }
+
+    fn act(&self, request: &Seen) -> Option<Act> {
+        let mut script = self.state.script.lock();
+        let rule = script.rules.iter_mut().find(|rule| rule.left > 0 && request.target.contains(&rule.part))?;
+        rule.left -= 1;
+        Some(rule.act.clone())
+    }
+
+    fn document(&self, request: &Seen) -> Option<(&'static str, Bytes)> {
+        let script = self.state.script.lock();
+        let path = request.target.split('?').next()?;
+        script.documents.get(path).map(|document| (document.media_type, document.bytes.clone()))
+    }
+
+    fn challenge(&self, request: &Seen) -> Option<String> {
+        let wants = self.state.script.lock().wants.clone();
+        let sent = request.headers.get("authorization").cloned().unwrap_or_default();
+        match wants {
+            Wants::Nothing => None,
+            Wants::Basic(header) => (sent != header).then(|| "Basic realm=\"images\"".to_owned()),
+            Wants::Token { realm, .. } => {
+                let is_good = self.state.tokens.lock().iter().any(|token| sent == format!("Bearer {token}"));
+                let realm = realm.unwrap_or_else(|| format!("http://{}/token", self.address));
+                let scope = request.target.split("/manifests/").next()?.split("/blobs/").next()?;
+                let scope = format!("repository:{}:pull", scope.trim_start_matches("/v2/"));
+                (!is_good).then(|| format!("Bearer realm=\"{realm}\",service=\"the service\",scope=\"{scope}\""))
+            }
+        }
+    }
+
+    fn token(&self, request: &Seen) -> (u16, String) {
+        if let Some(Act::Status(status, _)) = self.act(request) {
+            return (status, "{}".to_owned());
+        }
+        let Wants::Token { basic, refresh, .. } = self.state.script.lock().wants.clone() else {
+            return (404, "{}".to_owned());
+        };
+        let has_basic = basic.is_none_or(|basic| request.headers.get("authorization") == Some(&basic));
+        let has_refresh = refresh.is_none_or(|refresh| {
+            request.body.contains(&format!("refresh_token={refresh}")) && request.method == "POST"
+        });
+        if !has_basic || !has_refresh {
+            return (401, r#"{"details":"incorrect username or password"}"#.to_owned());
+        }
+        let mut tokens = self.state.tokens.lock();
+        let token = format!("very-secret-token-{}", tokens.len());
+        tokens.push(token.clone());
+        (200, serde_json::json!({"token": token, "expires_in": 300}).to_string())
+    }
+}
+
+/// Gives a document, rightly or as `act` has it.
+async fn give<S: AsyncWrite + Unpin>(
+    stream: &mut S,
+    request: &Seen,
+    act: Option<Act>,
+    media_type: &str,
+    bytes: Bytes,
+) -> Option<Next> {
+    let bytes = if let Some(Act::Bytes(other)) = &act { other.clone() } else { bytes };
+    let mut headers = vec![("Content-Type", media_type.to_owned())];
+    if let Some(Act::Header(name, value)) = &act {
+        headers.push((name, value.clone()));
+    }
+    if let Some(Act::Chunked(len, more)) = &act {
+        return chunked(stream, &bytes[..*len], more).await;
+    }
+    let range = request.headers.get("range").filter(|_| !matches!(act, Some(Act::Whole)));
+    let (status, body) = match range.and_then(|text| parse_range(text)) {
+        Some((first, last)) if last < bytes.len() => {
+            let off = usize::from(matches!(act, Some(Act::OtherRange)));
+            if !matches!(act, Some(Act::NoRange)) {
+                let value = format!("bytes {}-{}/{}", first + off, last + off, bytes.len());
+                headers.push(("Content-Range", value));
+            }
+            (206, bytes.slice(first..=last))
+        }
+        Some(_) => return respond(stream, 416, &[("Content-Range", format!("bytes */{}", bytes.len()))], b"").await,
+        None => (200, bytes),
+    };
+    match act {
+        Some(Act::CutAfter(len)) => {
+            head(stream, status, &headers, body.len()).await?;
+            stream.write_all(&body[..len.min(body.len())]).await.ok()?;
+            Some(Next::Close)
+        }
+        Some(Act::StallAfter(len)) => {
+            head(stream, status, &headers, body.len()).await?;
+            stream.write_all(&body[..len]).await.ok()?;
+            stream.flush().await.ok()?;
+            std::future::pending().await
+        }
+        _ => respond(stream, status, &headers, &body).await,
+    }
+}
+
+async fn head<S: AsyncWrite + Unpin>(
+    stream: &mut S,
+    status: u16,
+    headers: &[(&str, String)],
+    len: usize,
+) -> Option<()> {
+    let mut text = format!("HTTP/1.1 {status} Scripted\r\nContent-Length: {len}\r\n");
+    for (name, value) in headers {
+        text.push_str(&format!("{name}: {value}\r\n"));
+    }
+    text.push_str("\r\n");
+    stream.write_all(text.as_bytes()).await.ok()
+}
+
+async fn respond<S: AsyncWrite + Unpin>(
+    stream: &mut S,
+    status: u16,
+    headers: &[(&str, String)],
+    body: &[u8],
+) -> Option<Next> {
+    head(stream, status, headers, body.len()).await?;
+    stream.write_all(body).await.ok()?;
+    stream.flush().await.ok()?;
+    Some(Next::KeepAlive)
+}
+
+async fn chunked<S: AsyncWrite + Unpin>(stream: &mut S, bytes: &[u8], more: &[u8]) -> Option<Next> {
+    stream.write_all(b"HTTP/1.1 200 Scripted\r\nTransfer-Encoding: chunked\r\n\r\n").await.ok()?;
+    for piece in [bytes, more].iter().filter(|piece| !piece.is_empty()) {
+        stream.write_all(format!("{:x}\r\n", piece.len()).as_bytes()).await.ok()?;
+        stream.write_all(piece).await.ok()?;
+        stream.write_all(b"\r\n").await.ok()?;
+    }
+    stream.write_all(b"0\r\n\r\n").await.ok()?;
+    stream.flush().await.ok()?;
+    Some(Next::KeepAlive)
+}
+
+async fn read_request<S: AsyncRead + Unpin>(stream: &mut S, buffer: &mut Vec<u8>) -> Option<Seen> {
+    let end = loop {
+        if let Some(end) = buffer.windows(4).position(|four| four == b"\r\n\r\n") {
+            break end + 4;
+        }
+        let is_text = buffer.first().is_none_or(u8::is_ascii_uppercase);
+        (is_text && stream.read_buf(buffer).await.ok()? > 0).then_some(())?;
+    };
+    let text = String::from_utf8(buffer.drain(..end).collect()).ok()?;
+    let mut lines = text.split("\r\n");
+    let mut words = lines.next()?.split(' ');
+    let (method, target) = (words.next()?.to_owned(), words.next()?.to_owned());
+    let headers: BTreeMap<String, String> = lines
+        .filter_map(|line| line.split_once(": "))
+        .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
+        .collect();
+    let length: usize = headers.get("content-length").and_then(|text| text.parse().ok()).unwrap_or(0);
+    while buffer.len() < length {
+        (stream.read_buf(buffer).await.ok()? > 0).then_some(())?;
+    }
+    let body = String::from_utf8(buffer.drain(..length).collect()).ok()?;
+    Some(Seen { method, target, headers, body })
+}
+
+fn parse_range(text: &str) -> Option<(usize, usize)> {
+    let (first, last) = text.strip_prefix("bytes=")?.split_once('-')?;
+    Some((first.parse().ok()?, last.parse().ok()?))
+}
