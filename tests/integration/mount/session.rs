@@ -104,6 +104,41 @@ fn privileged_everything_can_be_shown_as_somebodys() {
     }
 }
 
+/// Runs this program's test `as_nobody` as a user who may do nothing, with the device as udev makes it: for everybody.
+#[test]
+fn privileged_an_ordinary_user_mounts_through_fusermount3() {
+    let stage = Stage::unmounted();
+    let device = stage.mountpoint().join("fuse");
+    let script = "set -e
+mknod -m 666 \"$1\" c 10 229
+mount --bind \"$1\" /dev/fuse
+exec setpriv --reuid 65534 --regid 65534 --clear-groups \"$2\" --ignored --exact mount::session::as_nobody --nocapture";
+    let mut nobody = Command::new("unshare");
+    nobody.args(["--mount", "--propagation", "private", "sh", "-c", script, "sh"]).arg(device);
+    nobody.arg(std::env::current_exe().unwrap()).current_dir("/").env_remove("TMPDIR");
+    let said = output(&mut nobody);
+    assert!(said.contains("1 passed"), "{said}");
+}
+
+#[test]
+#[ignore = "the test above runs it, as an ordinary user"]
+fn as_nobody() {
+    assert_eq!(rustix::process::geteuid().as_raw(), 65534);
+    let stage = Stage::for_anybody();
+    let slot = one_view(&stage);
+    let at = stage.directory("alone");
+    let options = Options { root: Root::One(slot), allow_other: false, owner: Some((65534, 65534)) };
+    let handle = stage.runtime.handle().clone();
+    let mut session = Session::start(&stage.shelf, &at, &options, &Config::default(), handle)
+        .expect("this test needs fusermount3, set-user-id root (package fuse3)");
+    assert_eq!(mount::mounted_at(&at).unwrap().unwrap().kind, "fuse.oncefs");
+    assert_eq!(fs::read(at.join("dir/file")).unwrap(), b"content");
+    assert_eq!(fs::metadata(at.join("dir/file")).unwrap().uid(), 65534);
+    session.unmount();
+    assert!(mount::mounted_at(&at).unwrap().is_none());
+    assert!(ended(&stage, &session));
+}
+
 #[test]
 fn privileged_errors_say_what_to_do() {
     let stage = Stage::unmounted();

@@ -68,6 +68,10 @@ impl Stage {
 
     pub(super) fn unmounted() -> Self {
         assert!(rustix::process::geteuid().is_root(), "tests of mounts need root: run them with sudo");
+        Self::for_anybody()
+    }
+
+    pub(super) fn for_anybody() -> Self {
         assert!(Path::new("/dev/fuse").exists(), "tests of mounts need /dev/fuse: modprobe fuse");
         let dir = TempDir::new().unwrap();
         std::fs::create_dir(dir.path().join("mnt")).unwrap();
