@@ -304,3 +304,18 @@ impl Serving {
         spawn(work);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_ends_one_answer_and_not_its_thread() {
+        let serving = Serving::new(Shelf::default(), Root::All, None, Handle::current());
+        serving.answering(Operation::Lookup, || panic!("a bug, on purpose"));
+        serving.answering(Operation::Lseek, || {});
+        let counts = serving.counts();
+        assert_eq!([Operation::Lookup, Operation::Lseek, Operation::Other].map(|of| counts.of(of)), [1, 1, 0]);
+        assert_eq!(counts.all(), 2);
+    }
+}
