@@ -212,7 +212,7 @@ fn seek(view: &View, id: NodeId, mut at: u64, wants_data: bool) -> Result<u64, E
     if wants_data { Err(Errno::ENXIO) } else { Ok(size) }
 }
 
-fn answer_xattr(value: &[u8], size: u32, reply: ReplyXattr) {
+pub(super) fn answer_xattr(value: &[u8], size: u32, reply: ReplyXattr) {
     match u32::try_from(value.len()) {
         Ok(len) if size == 0 => reply.size(len),
         Ok(len) if len <= size => reply.data(value),

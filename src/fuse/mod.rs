@@ -27,6 +27,7 @@ pub use operations::{Counts, Operation};
 pub use session::{Config, Options, Root, Session, SessionError};
 pub use shelf::{Provide, Ready, Shelf, Unavailable};
 
+use answer::answer_xattr;
 use operations::Serving;
 
 /// The most that one read asks for. The kernel splits larger ones.
@@ -128,6 +129,9 @@ impl Filesystem for Serving {
 
     fn getxattr(&self, request: &Request, node: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         self.answering(Operation::Getxattr, || {
+            if self.is_unopened(node) {
+                return reply.error(Errno::ENODATA);
+            }
             let name = name.as_bytes().to_vec();
             self.at(request, node, reply, move |node, reply| node.getxattr(&name, size, reply));
         });
@@ -135,6 +139,9 @@ impl Filesystem for Serving {
 
     fn listxattr(&self, request: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
         self.answering(Operation::Listxattr, || {
+            if self.is_unopened(node) {
+                return answer_xattr(&[], size, reply);
+            }
             self.at(request, node, reply, move |node, reply| node.listxattr(size, reply));
         });
     }

@@ -180,6 +180,18 @@ impl Serving {
         }
     }
 
+    /// Whether this is the root of a view that nobody has looked into. It has no extended attributes yet, as its other
+    /// attributes are a stand-in: `ls -l` of the directory above asks for both, and must download nothing.
+    pub(super) fn is_unopened(&self, node: INodeNo) -> bool {
+        match self.target(node) {
+            Some(Target::Directory(slot, None)) => {
+                let table = self.shelf.table();
+                table.views.contains_key(&slot) && table.ready(slot).is_none()
+            }
+            _ => false,
+        }
+    }
+
     fn when_loaded<R: Refuse>(
         &self,
         caller: Caller,
