@@ -24,7 +24,7 @@ impl Images {
     async fn resolve_alone(&self, reference: &Reference, platform: &Platform) -> Result<Arc<Image>, ImageError> {
         match self.shared.registry.resolve(reference, platform).await {
             Ok(resolved) => {
-                self.remember(&resolved).await?;
+                self.remember(&resolved, platform).await?;
                 Ok(Arc::new(Image::new(resolved, false)))
             }
             Err(source) if is_away(&source) => match self.remembered(reference, platform).await {
@@ -38,11 +38,12 @@ impl Images {
         }
     }
 
-    /// Writes down how the reference resolved, and where the layers that are here already can be had again.
-    async fn remember(&self, resolved: &Resolved) -> Result<(), ImageError> {
+    /// Writes down how the reference resolved for the platform that was asked for, which the image itself may name with
+    /// other words, and where the layers that are here already can be had again.
+    async fn remember(&self, resolved: &Resolved, platform: &Platform) -> Result<(), ImageError> {
         let record = ImageRecord {
             reference: resolved.reference.to_string(),
-            platform: resolved.platform.to_string(),
+            platform: platform.to_string(),
             manifest_digest: resolved.manifest_digest,
             manifest: resolved.manifest.to_vec(),
             config: resolved.config.to_vec(),
