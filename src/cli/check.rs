@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::connection::with_news;
+use super::connection::{Asked, with_news};
 use super::progress::{Shown, bytes};
 use super::{Setting, print_line};
 use crate::control::{Call, CheckSummary, Failure, Outcome};
@@ -33,13 +33,10 @@ impl Check {
     pub(super) async fn run(self, setting: &Setting) -> Result<ExitCode, Failure> {
         let repair = self.repair;
         let mut shown = Shown::new();
-        let summary = match setting.call_running(&Call::Check { repair }, &mut shown).await {
-            Some(answered) => match answered? {
-                Outcome::Checked(summary) => summary,
-                other => return Err(super::connection::unexpected(&other)),
-            },
-            None => {
-                let node = setting.node().await?;
+        let summary = match setting.ask(&Call::Check { repair }, &mut shown).await? {
+            Asked::Answered(Outcome::Checked(summary)) => summary,
+            Asked::Answered(other) => return Err(super::connection::unexpected(&other)),
+            Asked::Here(node) => {
                 let checked = with_news(&mut shown, |news| {
                     let node = node.clone();
                     async move { node.check(repair, &news).await }

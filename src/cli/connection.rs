@@ -1,6 +1,7 @@
 //! Making a call: to the server that runs, to one that is started for it, or in this very process.
 
 use std::future::Future;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
@@ -11,17 +12,31 @@ use crate::daemon::{self, Node, StartError};
 use crate::errors::with_causes;
 
 /// How often a call is made again whose server ended just when it came.
-const CALLS_MAX: usize = 5;
+const CALLS_MAX: usize = 20;
+
+/// How long an ending server may take to leave its socket.
+const CALL_AGAIN: Duration = Duration::from_millis(20);
 
 /// The exit status of a program that SIGINT ended, as a shell gives it, is up to the shell; the words are ours.
 const INTERRUPTED: &str = "interrupted; nothing is left half done";
+
+/// Who is to do what a call says.
+pub(super) enum Asked {
+    /// The server has done it.
+    Answered(Outcome),
+    /// This process, with the store it has opened.
+    Here(Node),
+}
 
 impl Setting {
     /// Makes the call to the server, which is started if there is none.
     pub(super) async fn call(&self, call: &Call, shown: &mut Shown) -> Result<Answer, Failure> {
         let calling = async {
             let mut last = None;
-            for _ in 0..CALLS_MAX {
+            for attempt in 0..CALLS_MAX {
+                if attempt > 0 {
+                    tokio::time::sleep(CALL_AGAIN).await;
+                }
                 let connected = daemon::connect_or_start(&self.config, &self.flags).await;
                 let mut client = match connected {
                     Err(StartError::Client(error)) => {
@@ -44,14 +59,33 @@ impl Setting {
         Ok(answer)
     }
 
+    /// Makes the call to the server; where none runs, opens the store for this process to do the same itself.
+    pub(super) async fn ask(&self, call: &Call, shown: &mut Shown) -> Result<Asked, Failure> {
+        if let Some(answered) = self.call_running(call, shown).await {
+            return answered.map(Asked::Answered);
+        }
+        match self.node().await {
+            Ok(node) => Ok(Asked::Here(node)),
+            // Perhaps a server has started meanwhile.
+            Err(failure) if failure.kind == FailureKind::Store => match self.call_running(call, shown).await {
+                Some(answered) => answered.map(Asked::Answered),
+                None => Err(failure),
+            },
+            Err(failure) => Err(failure),
+        }
+    }
+
     /// Makes the call to the server if one runs.
-    pub(super) async fn call_running(&self, call: &Call, shown: &mut Shown) -> Option<Result<Outcome, Failure>> {
+    async fn call_running(&self, call: &Call, shown: &mut Shown) -> Option<Result<Outcome, Failure>> {
         let mut client: Client = daemon::running(&self.config.run).await?;
         let answered = unless_interrupted(async {
-            let answered = client.call(call, &mut |news| shown.show(&news)).await;
-            answered.map_err(|error| of_client(&error))?
+            match client.call(call, &mut |news| shown.show(&news)).await {
+                // It ends just now, and the store is free soon.
+                Err(ClientError::Gone(_)) => Ok(None),
+                answered => answered.map_err(|error| of_client(&error))?.map(|answer| Some(answer.outcome)),
+            }
         });
-        Some(answered.await.map(|answer| answer.outcome))
+        answered.await.transpose()
     }
 
     /// The store, opened by this process.

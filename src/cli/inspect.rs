@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::connection::{Asked, unexpected, unless_interrupted};
 use super::mount::absolute;
 use super::progress::{Shown, bytes};
 use super::status::print_layer;
@@ -31,15 +32,10 @@ pub(super) struct Inspect {
 impl Inspect {
     pub(super) async fn run(self, setting: &Setting) -> Result<ExitCode, Failure> {
         let call = PullCall { image: absolute(&self.image.image), platform: self.image.platform };
-        let inspected = match setting.call_running(&Call::Inspect(call.clone()), &mut Shown::new()).await {
-            Some(answered) => match answered? {
-                Outcome::Inspected(report) => *report,
-                other => return Err(super::connection::unexpected(&other)),
-            },
-            None => {
-                let node = setting.node().await?;
-                super::connection::unless_interrupted(node.inspect(&call)).await?
-            }
+        let inspected = match setting.ask(&Call::Inspect(call.clone()), &mut Shown::new()).await? {
+            Asked::Answered(Outcome::Inspected(report)) => *report,
+            Asked::Answered(other) => return Err(unexpected(&other)),
+            Asked::Here(node) => unless_interrupted(node.inspect(&call)).await?,
         };
         if self.json {
             print_json(&inspected);

@@ -71,7 +71,7 @@ impl Mount {
 fn unusable(at: &Path, error: &io::Error) -> Failure {
     let remedy = match error.kind() {
         io::ErrorKind::NotFound => format!("; make it first: mkdir -p {}", at.display()),
-        io::ErrorKind::NotConnected => {
+        io::ErrorKind::NotConnected | io::ErrorKind::ConnectionAborted => {
             format!("; that is the mount of a server that has died: oncefs umount {}", at.display())
         }
         _ => String::new(),
@@ -110,7 +110,8 @@ async fn serve_here(call: MountCall, setting: &Setting) -> Result<ExitCode, Fail
 pub(super) fn absolute(image: &str) -> String {
     for scheme in ["oci:", "oci-archive:"] {
         if let Some(path) = image.strip_prefix(scheme)
-            && !path.starts_with('/')
+            && !path.is_empty()
+            && !path.starts_with(['/', ':'])
             && let Ok(here) = std::env::current_dir()
         {
             return format!("{scheme}{}", here.join(path).display());

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::connection::{Asked, unexpected};
 use super::progress::{Shown, bytes, short};
 use super::{Setting, print_json, print_line};
 use crate::control::{Call, Failure, LayerReport, MountReport, Outcome, State, StatusReport};
@@ -24,12 +25,10 @@ pub(super) struct Status {
 
 impl Status {
     pub(super) async fn run(self, setting: &Setting) -> Result<ExitCode, Failure> {
-        let status = match setting.call_running(&Call::Status, &mut Shown::new()).await {
-            Some(answered) => match answered? {
-                Outcome::Status(status) => *status,
-                other => return Err(super::connection::unexpected(&other)),
-            },
-            None => setting.node().await?.status().await?,
+        let status = match setting.ask(&Call::Status, &mut Shown::new()).await? {
+            Asked::Answered(Outcome::Status(status)) => *status,
+            Asked::Answered(other) => return Err(unexpected(&other)),
+            Asked::Here(node) => node.status().await?,
         };
         if self.json {
             print_json(&status);

@@ -53,6 +53,7 @@ fn registry_kind(error: &RegistryError) -> FailureKind {
         E::NotFound { .. } | E::NoPlatform { .. } | E::NoTag { .. } | E::SeveralTags { .. } | E::NoLayout { .. } => {
             FailureKind::NotFound
         }
+        E::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => FailureKind::NotFound,
         E::Denied { .. } | E::Login { .. } => FailureKind::Denied,
         E::Unreachable { .. }
         | E::Untrusted { .. }

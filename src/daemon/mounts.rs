@@ -169,13 +169,23 @@ impl Mounts {
     }
 
     fn place(&self, at: &Path) -> Result<PathBuf, Failure> {
-        let usage = |message: String| Failure::new(FailureKind::Usage, message);
-        if !at.is_absolute() || !at.is_dir() {
-            return Err(usage(format!("{} is no directory; make it first: mkdir -p {0}", at.display())));
+        let usage = |message: String| Err(Failure::new(FailureKind::Usage, message));
+        let is_ours = |at: &Path| self.shared.state.lock().mounted.contains_key(at);
+        // Before anything looks at the place itself: one whose server has died gives errors only.
+        let kind = kernel::mounted_at(at).ok().flatten().map(|mounted| mounted.kind);
+        if kind.is_some_and(|kind| kind == KIND) && !is_ours(at) {
+            let whose = "another server has mounted an image, or a server that has died";
+            return usage(format!("at {0} {whose}; oncefs umount {0}", at.display()));
         }
-        let at = at.canonicalize().map_err(|error| usage(format!("{}: {error}", at.display())))?;
-        if self.shared.state.lock().mounted.contains_key(&at) {
-            return Err(usage(format!("an image is mounted at {0} already; oncefs umount {0}", at.display())));
+        if !at.is_absolute() || !at.is_dir() {
+            return usage(format!("{} is no directory; make it first: mkdir -p {0}", at.display()));
+        }
+        let at = match at.canonicalize() {
+            Ok(at) => at,
+            Err(error) => return usage(format!("{}: {error}", at.display())),
+        };
+        if is_ours(&at) {
+            return usage(format!("an image is mounted at {0} already; oncefs umount {0}", at.display()));
         }
         Ok(at)
     }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -11,13 +11,17 @@ use crate::config::Config;
 use crate::control::{CheckSummary, Event, Failure, FailureKind, ImageReport, InspectReport, PullCall, StatusReport};
 use crate::image::{Image, ImageFailed, Images};
 use crate::registry::{Platform, Reference, Registry};
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 
 /// Where news of a call goes. Nobody listening is fine.
 pub type News = UnboundedSender<Event>;
 
 /// How often somebody who waits is told how far it is: what an eye takes for steady.
 const NEWS_EVERY: Duration = Duration::from_millis(100);
+
+/// A store that is in use may be free in a moment: a server ends, or `oncefs status` has had a look.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+const LOCK_AGAIN: Duration = Duration::from_millis(20);
 
 /// One store and its registry client. Clones share them.
 #[derive(Clone)]
@@ -30,8 +34,14 @@ impl Node {
     pub async fn open(config: &Config) -> Result<Self, Failure> {
         let registry = Registry::new(config.registry.clone()).map_err(|error| failure::of_registry(&error))?;
         let (root, store, blobs) = (config.root.clone(), config.store.clone(), Arc::new(registry.clone()));
-        let store =
-            blocking(move || Store::open(&root, store, blobs)).await?.map_err(|error| failure::of_store(&error))?;
+        let deadline = Instant::now() + LOCK_PATIENCE;
+        let store = loop {
+            let (root, config, blobs) = (root.clone(), store.clone(), blobs.clone());
+            match blocking(move || Store::open(&root, config, blobs)).await? {
+                Err(StoreError::Locked { .. }) if Instant::now() < deadline => tokio::time::sleep(LOCK_AGAIN).await,
+                opened => break opened.map_err(|error| failure::of_store(&error))?,
+            }
+        };
         Ok(Self { images: Images::new(registry, store, config.scan.clone()) })
     }
 

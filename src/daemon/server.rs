@@ -8,6 +8,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Json, State};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use futures::stream;
@@ -48,6 +49,8 @@ struct Server {
 struct Calls {
     active: usize,
     ever: bool,
+    /// No call is taken any more: who comes now is better served by the next server.
+    is_over: bool,
 }
 
 /// Counts a call until it has been answered or given up.
@@ -66,30 +69,41 @@ pub async fn serve(
     let listener = listen(&config.run)?;
     let mounts = Mounts::new(node.clone(), config.clone());
     let server = Arc::new(Server { node, mounts, lifetime, calls: watch::Sender::default() });
-    let ended = async {
-        if let Some(call) = &first {
-            let (news, _nobody_listens) = mpsc::unbounded_channel();
-            let _first = Active::new(&server);
-            server.answer(call, &news).await?;
-        }
-        ready();
-        let (closing, mut closed) = watch::channel(());
-        let graceful = async move {
-            let _closing_is_dropped = closed.changed().await;
-        };
-        let answering = axum::serve(listener, router(&server)).with_graceful_shutdown(graceful);
-        crate::sync::spawn(async move {
-            let _never_fails = answering.await;
-        });
-        server.clone().until_nothing_is_left(stop).await;
-        let _gone_already = std::fs::remove_file(control::socket(&config.run));
-        drop(closing);
-        Ok(())
+    let (closing, mut closed) = watch::channel(());
+    let graceful = async move {
+        let _closing_is_dropped = closed.changed().await;
     };
-    let ended = ended.await;
+    let answering = axum::serve(listener, router(&server)).with_graceful_shutdown(graceful);
+    crate::sync::spawn(async move {
+        let _never_fails = answering.await;
+    });
+    let ended = serve_calls(&server, first, ready, stop).await;
+    server.calls.send_modify(|calls| calls.is_over = true);
+    let _gone_already = std::fs::remove_file(control::socket(&config.run));
+    drop(closing);
     server.mounts.close().await;
     server.node.sync().await?;
     ended
+}
+
+async fn serve_calls(
+    server: &Arc<Server>,
+    first: Option<Call>,
+    ready: impl FnOnce(),
+    stop: impl Future<Output = ()>,
+) -> Result<(), Failure> {
+    let mut stop = std::pin::pin!(stop);
+    if let Some(call) = &first {
+        let (news, _nobody_listens) = mpsc::unbounded_channel();
+        let _first = Active::new(server);
+        tokio::select! {
+            answered = server.answer(call, &news) => drop(answered?),
+            () = &mut stop => return Err(Failure::new(FailureKind::Other, "interrupted; nothing is left half done")),
+        }
+    }
+    ready();
+    server.clone().until_nothing_is_left(stop).await;
+    Ok(())
 }
 
 fn listen(run: &Path) -> Result<UnixListener, Failure> {
@@ -115,7 +129,8 @@ fn router(server: &Arc<Server>) -> Router {
 
 /// Answers line by line. The work is polled by the answer itself: a client that goes away drops both.
 async fn answer(State(server): State<Arc<Server>>, Json(call): Json<Call>) -> Response {
-    let active = Active::new(&server);
+    // An answer without a line: the caller looks for the next server.
+    let Some(active) = Active::new(&server) else { return StatusCode::SERVICE_UNAVAILABLE.into_response() };
     let (news, told) = mpsc::unbounded_channel();
     let work = Box::pin(async move {
         let outcome = server.answer(&call, &news).await;
@@ -171,16 +186,22 @@ impl Server {
         })
     }
 
-    async fn until_nothing_is_left(self: Arc<Self>, stop: impl Future<Output = ()>) {
+    /// Takes no call any more if there is nothing to do; in one step, so that none comes between.
+    fn ends_if_idle(&self) -> bool {
+        self.calls.send_if_modified(|calls| {
+            calls.is_over |= calls.active == 0 && calls.ever && self.mounts.is_empty();
+            calls.is_over
+        })
+    }
+
+    async fn until_nothing_is_left(self: Arc<Self>, mut stop: impl Future<Output = ()> + Unpin) {
         let mut calls = self.calls.subscribe();
-        let mut stop = std::pin::pin!(stop);
         let mut table = table_changes();
         let mut is_first = tokio::time::interval(FIRST_CALL);
         is_first.tick().await;
         loop {
             let now = *calls.borrow_and_update();
-            let idle = now.active == 0 && now.ever && self.mounts.is_empty();
-            if idle && self.lifetime == Lifetime::OnDemand {
+            if self.lifetime == Lifetime::OnDemand && self.ends_if_idle() {
                 return;
             }
             tokio::select! {
@@ -196,9 +217,15 @@ impl Server {
 // === impl Active ===
 
 impl Active {
-    fn new(server: &Arc<Server>) -> Self {
-        server.calls.send_modify(|calls| *calls = Calls { active: calls.active + 1, ever: true });
-        Self(server.clone())
+    /// `None` if the server ends.
+    fn new(server: &Arc<Server>) -> Option<Self> {
+        let is_taken = server.calls.send_if_modified(|calls| {
+            if !calls.is_over {
+                (calls.active, calls.ever) = (calls.active + 1, true);
+            }
+            !calls.is_over
+        });
+        is_taken.then(|| Self(server.clone()))
     }
 
     /// Whether the server ends with this call.

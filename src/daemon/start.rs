@@ -132,10 +132,19 @@ fn start(run: &Path, root: &Path, flags: &Flags) -> Result<(), StartError> {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);
     let mut child = command.spawn().map_err(StartError::Spawn)?;
     let said = child.stdout.take().map(first_line).unwrap_or_default();
-    // It goes on without us; should it end first, it must not stay as a zombie of a long-lived parent.
-    std::thread::spawn(move || child.wait());
     match said.trim_end() {
-        READY => Ok(()),
+        READY => {
+            // It goes on without us; should it end first, it must not stay as a zombie of a long-lived parent.
+            std::thread::spawn(move || child.wait());
+            return Ok(());
+        }
+        "" => {
+            let _ended_already = child.kill();
+        }
+        _ => {}
+    }
+    let _it_said_its_last_word = child.wait();
+    match said.trim_end() {
         "" => Err(StartError::Silent { seconds: PATIENCE.as_secs(), log }),
         other => Err(match serde_json::from_str(other) {
             Ok(failure) => StartError::Failed(failure),
