@@ -1,5 +1,5 @@
 //! Sources of indexes: what they must give, and what they must refuse.
 
 mod contract;
-mod made;
+pub(crate) mod made;
 mod refused;

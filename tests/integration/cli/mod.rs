@@ -1,0 +1,15 @@
+//! The real program, as people and scripts use it: every command, every exit code, every bad input.
+
+mod damage;
+mod disk;
+mod image;
+mod interrupted;
+mod lazy;
+mod mounting;
+mod node;
+mod pulling;
+mod registry;
+mod service;
+mod unresolved;
+mod unscanned;
+mod user;
