@@ -3,8 +3,11 @@
 mod any;
 mod chain;
 mod disk;
+mod grafting;
 mod kernel;
 mod merged;
+mod merging;
+mod says;
 mod seen;
 mod tangle;
 mod tarball;
