@@ -73,6 +73,12 @@ fn a_graft_may_lie_in_another() {
 }
 
 #[test]
+fn a_graft_meets_the_layers_own_directories_where_it_comes_to() {
+    let shown = shown(&[&[file("a/f", "1"), symlink("c", ".")], &[dir("a/f"), file("c/a/f/x", "2")]]);
+    assert_eq!(shown, ["a/?", "a/f/", "a/f/x=2", "c>."]);
+}
+
+#[test]
 fn what_a_symlink_leads_to_and_is_not_there_is_made() {
     assert_eq!(shown(&[&[symlink("a", "x/y")], &[file("a/f", "2")]]), ["a>x/y", "x/?", "x/y/?", "x/y/f=2"]);
     let made: [&[ModelEntry]; 3] = [&[symlink("a", "x/y")], &[file("a/f", "2")], &[dir("x"), file("x/y/g", "3")]];
