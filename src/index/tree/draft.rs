@@ -159,6 +159,7 @@ impl Draft {
         match name::read(entry.path)? {
             Named::Ignored => Ok(()),
             Named::Root => self.set_root(entry),
+            // What a whiteout stands in is implied like any parent: containerd's unpacking makes it too.
             Named::Opaque { parent } => {
                 let walk = self.walk(parent)?;
                 self.make(&walk)?;

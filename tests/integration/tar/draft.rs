@@ -224,7 +224,7 @@ fn told(fs: &ModelFs) -> String {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) })]
 
     #[test]
     fn a_layer_merged_over_others_is_the_layer_unpacked_over_them(
