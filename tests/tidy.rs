@@ -1,6 +1,8 @@
 //! The rules of the source that no lint knows: which module may use which, where each outside crate lives,
 //! how long a file may be, where `unsafe` may stand, how a file begins. Reads text, runs in a blink.
 
+#![allow(clippy::unwrap_used)] // a test program through and through
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
