@@ -38,7 +38,7 @@ const HOME: &[(&str, &[&str])] = &[
     ("anyhow", &["cli/", "cli.rs", "daemon/", "daemon.rs", "main.rs"]),
     ("arc_swap", &["fuse/", "fuse.rs"]),
     ("axum", &["daemon/"]),
-    ("base64", &["registry/"]),
+    ("base64", &["index/tar/pax.rs", "registry/"]),
     ("blake3", &["digest.rs", "index/frames"]),
     ("clap", &["cli/", "cli.rs"]),
     ("crc32c", &["index/tree/", "store/resident.rs"]),

@@ -2,11 +2,20 @@
 //! POSIX itself, of star and libarchive for extended attributes, and of GNU for sparse files. Read strictly: what
 //! two readers could take differently is refused.
 
+use base64::Engine as _;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+
 use crate::index::tar::header::SparseMap;
 use crate::index::tree::{Time, Xattrs};
 
 const XATTR: &[u8] = b"SCHILY.xattr.";
 const XATTR_OF_LIBARCHIVE: &[u8] = b"LIBARCHIVE.xattr.";
+
+/// As libarchive writes it, which is without padding, or with it.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &base64::alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
 
 /// What extended headers say about the next entry.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -54,7 +63,7 @@ impl Pax {
         while !bytes.is_empty() {
             let (key, value) = next_record(&mut bytes)?;
             if let Some(name) = key.strip_prefix(XATTR_OF_LIBARCHIVE) {
-                of_libarchive.push((percent_decoded(name), base64_decoded(value).ok_or_else(|| wrong(key))?));
+                of_libarchive.push((percent_decoded(name), BASE64.decode(value).map_err(|_| wrong(key))?));
             } else if let Some(name) = key.strip_prefix(XATTR) {
                 self.xattrs.push((name.to_vec(), value.to_vec()));
             } else {
@@ -209,34 +218,6 @@ fn percent_decoded(text: &[u8]) -> Vec<u8> {
         };
     }
     decoded
-}
-
-/// Base 64 as libarchive writes it, without padding, or with it.
-fn base64_decoded(text: &[u8]) -> Option<Vec<u8>> {
-    let end = text.iter().rposition(|byte| *byte != b'=').map_or(0, |last| last + 1);
-    let text = text.get(..end)?;
-    let mut decoded = Vec::with_capacity(text.len() / 4 * 3 + 2);
-    for four in text.chunks(4) {
-        let bits = four.iter().try_fold(0_u32, |bits, digit| Some(bits << 6 | base64_digit(*digit)?))?;
-        match four.len() {
-            4 => decoded.extend_from_slice(bits.to_be_bytes().get(1..)?),
-            3 => decoded.extend_from_slice((bits >> 2).to_be_bytes().get(2..)?),
-            2 => decoded.extend_from_slice((bits >> 4).to_be_bytes().get(3..)?),
-            _ => return None,
-        }
-    }
-    Some(decoded)
-}
-
-fn base64_digit(digit: u8) -> Option<u32> {
-    Some(u32::from(match digit {
-        b'A'..=b'Z' => digit - b'A',
-        b'a'..=b'z' => digit - b'a' + 26,
-        b'0'..=b'9' => digit - b'0' + 52,
-        b'+' => 62,
-        b'/' => 63,
-        _ => return None,
-    }))
 }
 
 #[cfg(test)]

@@ -81,9 +81,9 @@ fn libarchive_attributes_are_decoded_and_give_way_to_plain_ones() {
 
 /// RFC 4648, section 10.
 #[test]
-fn base64_is_the_standard_one() {
+fn padding_of_base64_may_be_missing() {
     for (text, plain) in [("", ""), ("Zg==", "f"), ("Zm8", "fo"), ("Zm9v", "foo"), ("Zm9vYmE=", "fooba")] {
-        assert_eq!(base64_decoded(text.as_bytes()).unwrap(), plain.as_bytes());
+        assert_eq!(BASE64.decode(text).unwrap(), plain.as_bytes());
     }
 }
 
