@@ -65,7 +65,7 @@ impl Node<'_> {
         match self.in_view().map(|(view, id)| (view.node(id), view, id)) {
             Some((Ok(found), view, id)) => reply.attr(&FOREVER, &self.serving.attributes(view, id, &found)),
             Some((Err(error), ..)) => reply.error(errno::of_view(&error)),
-            None => reply.attr(&NOT_AT_ALL, &self.serving.bare(NodeId::EVERYTHING, 0o555)),
+            None => reply.attr(&NOT_AT_ALL, &self.serving.everything()),
         }
     }
 

@@ -19,6 +19,7 @@ use super::shelf::{Ready, Shelf, Table};
 use super::waiting::Caller;
 use super::{READ_BYTES_MAX, errno};
 use crate::index::tree::{Nid, Node as Attributes};
+use crate::store::Layer;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::spawn;
 use crate::view::{Meaning, NodeId, View, ViewSlot};
@@ -213,7 +214,7 @@ impl Serving {
     /// The root of a view that is not loaded looks like an empty directory: stat, df and tables of mounts fetch nothing.
     pub(super) fn getattr(&self, request: &Request, node: INodeNo, reply: ReplyAttr) {
         match self.target(node) {
-            Some(Target::Everything) => reply.attr(&NOT_AT_ALL, &self.bare(NodeId::EVERYTHING, 0o555)),
+            Some(Target::Everything) => reply.attr(&NOT_AT_ALL, &self.everything()),
             Some(Target::Directory(slot, None)) => {
                 let table = self.shelf.table();
                 if !table.views.contains_key(&slot) {
@@ -258,19 +259,20 @@ impl Serving {
         }
     }
 
-    /// A read-only file system that is exactly as large as what is in it: of a view, its layers' data and inodes.
+    /// A read-only file system that is exactly as large as what is in it: of a view, its layers' data and inodes, as far
+    /// as they are known; of what belongs to many views, all layers'.
     pub(super) fn statfs(&self, node: INodeNo, reply: ReplyStatfs) {
         let table = self.shelf.table();
         let (mut bytes, mut inodes) = (0u64, 0u64);
-        let mut add = |ready: &Ready| {
-            for layer in ready.layers.values() {
-                bytes = bytes.saturating_add(layer.data_bytes());
-                inodes = inodes.saturating_add(layer.tree().counts().inodes.into());
-            }
+        let mut add = |layer: &Layer| {
+            bytes = bytes.saturating_add(layer.data_bytes());
+            inodes = inodes.saturating_add(layer.tree().counts().inodes.into());
         };
         match self.target(node) {
-            Some(Target::Directory(slot, _)) => table.ready(slot).into_iter().for_each(|ready| add(ready)),
-            _ => table.views.values().filter_map(|shown| shown.ready.as_ref()).for_each(|ready| add(ready)),
+            Some(Target::Directory(slot, _)) => {
+                table.ready(slot).into_iter().flat_map(|ready| ready.layers.values()).for_each(|layer| add(layer));
+            }
+            _ => table.layers.values().for_each(|(layer, _)| add(layer)),
         }
         reply.statfs(bytes.div_ceil(STATFS_BLOCK.into()), 0, 0, inodes, 0, STATFS_BLOCK, NAME_BYTES_MAX, STATFS_BLOCK);
     }
@@ -301,6 +303,12 @@ impl Serving {
 
     pub(super) fn attributes(&self, view: &View, id: NodeId, found: &Attributes) -> FileAttr {
         attributes(self.shown_id(view, id), found, self.owner)
+    }
+
+    /// The directory of all views is for its owner alone: images hold set-user-id programs, which are for those to run whom
+    /// somebody shows the view elsewhere.
+    pub(super) fn everything(&self) -> FileAttr {
+        self.bare(NodeId::EVERYTHING, 0o700)
     }
 
     pub(super) fn bare(&self, id: NodeId, mode: u16) -> FileAttr {

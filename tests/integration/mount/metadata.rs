@@ -166,9 +166,8 @@ fn privileged_file_capabilities_work() {
     fs::copy("/usr/bin/grep", original.join("grep")).unwrap();
     set(&original.join("grep"), "security.capability", &NET_RAW);
     let shown = stage.show_tar("view", &of_directory(&original));
-    let reachable = fs::Permissions::from_mode(0o755);
-    fs::set_permissions(stage.mountpoint().parent().unwrap(), reachable).unwrap();
-    let mut program = Command::new(shown.join("grep"));
+    let bound = stage.bind(&shown);
+    let mut program = Command::new(bound.0.join("grep"));
     let status = program.args(["CapEff", "/proc/self/status"]).uid(65534).gid(65534).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&status.stdout), "CapEff:\t0000000000002000\n");
 }
@@ -190,10 +189,10 @@ fn privileged_access_control_lists_are_kept_to() {
     let mut archive = super::tars::Tar::new();
     archive = archive.file_with("file", b"for some eyes", 0o660, 50, &[("system.posix_acl_access", &list)]);
     let shown = stage.show_tar("view", &archive.end());
-    fs::set_permissions(stage.mountpoint().parent().unwrap(), fs::Permissions::from_mode(0o755)).unwrap();
+    let bound = stage.bind(&shown);
     for (user, group) in [(1000, 1000), (1001, 50), (1001, 1001), (0, 0)] {
         let may = |file: PathBuf| Command::new("cat").arg(file).uid(user).gid(group).output().unwrap().status.success();
-        assert_eq!(may(shown.join("file")), may(original.join("file")), "user {user} of group {group}");
+        assert_eq!(may(bound.0.join("file")), may(original.join("file")), "user {user} of group {group}");
     }
 }
 
@@ -217,18 +216,17 @@ fn privileged_what_was_looked_at_is_not_asked_for_again() {
     let stage = Stage::new();
     let original = stage.directory("original");
     furnish(&original);
-    stage.show_tar("view", &of_directory(&original));
-    let bound = stage.directory("bound");
-    oncefs::sys::mount::bind_read_only(&stage.mountpoint().join("view"), &bound).unwrap();
+    let bound = stage.bind(&stage.show_tar("view", &of_directory(&original)));
+    let inside = |path: &Path| bound.0.join(path);
     let look = || {
-        for path in paths(&bound) {
-            let stat = fs::symlink_metadata(bound.join(&path)).unwrap();
+        for path in paths(&bound.0) {
+            let stat = fs::symlink_metadata(inside(&path)).unwrap();
             if stat.is_symlink() {
-                fs::read_link(bound.join(&path)).unwrap();
+                fs::read_link(inside(&path)).unwrap();
             } else if stat.is_file() {
-                fs::read(bound.join(&path)).unwrap();
+                fs::read(inside(&path)).unwrap();
             }
-            assert!(fs::symlink_metadata(bound.join(path).join("nothing")).is_err());
+            assert!(fs::symlink_metadata(inside(&path).join("nothing")).is_err());
         }
     };
     look();
@@ -237,7 +235,6 @@ fn privileged_what_was_looked_at_is_not_asked_for_again() {
     let before = counts.all();
     look();
     let asked = counts.all() - before;
-    oncefs::sys::mount::unmount(&bound).unwrap();
     assert_eq!(asked, 0, "requests for what the kernel knew");
     assert!(counts.of(Operation::Open) <= 1 && counts.of(Operation::Opendir) <= 1, "{counts:?}");
 }

@@ -1,7 +1,8 @@
 //! Mounting, and how a mount ends.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 use std::time::Duration;
 
@@ -149,17 +150,20 @@ fn privileged_errors_say_what_to_do() {
     assert!(failed.to_string().contains("is the directory there"), "{failed}");
 }
 
-/// Images' device nodes and set-user-id programs are of no use if the bind mount that shows them refuses them.
+/// Images' device nodes and set-user-id programs are of no use if the bind mount that shows them refuses them; and they
+/// are to be reached through it alone.
 #[test]
-fn privileged_a_bind_mount_shows_a_view_elsewhere() {
+fn privileged_everybody_gets_at_a_view_through_its_bind_mount_only() {
     let stage = Stage::new();
     one_view(&stage);
-    let at = stage.directory("here");
-    fs::set_permissions(&at, fs::Permissions::from_mode(0o700)).unwrap();
-    mount::bind_read_only(&stage.mountpoint().join("view"), &at).unwrap();
-    let options = output(Command::new("findmnt").args(["-no", "OPTIONS"]).arg(&at));
+    let view = stage.mountpoint().join("view");
+    let bound = stage.bind(&view);
+    let options = output(Command::new("findmnt").args(["-no", "OPTIONS"]).arg(&bound.0));
     assert!(options.contains("ro") && !options.contains("nodev") && !options.contains("nosuid"), "{options}");
-    assert_eq!(fs::read(at.join("dir/file")).unwrap(), b"content");
-    mount::unmount(&at).unwrap();
-    assert!(mount::mounted_at(&at).unwrap().is_none());
+    let as_nobody = |path: std::path::PathBuf| Command::new("cat").arg(path).uid(65534).gid(65534).output().unwrap();
+    let [inside, beside] = [bound.0.join("dir/file"), view.join("dir/file")].map(as_nobody);
+    assert_eq!(inside.stdout, b"content");
+    assert!(String::from_utf8_lossy(&beside.stderr).contains("Permission denied"), "{beside:?}");
+    mount::unmount(&bound.0).unwrap();
+    assert!(mount::mounted_at(&bound.0).unwrap().is_none());
 }

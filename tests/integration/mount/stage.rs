@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -141,18 +142,26 @@ impl Stage {
         slot
     }
 
+    /// Shows a view where everybody can get at it.
+    pub(super) fn bind(&self, view: &Path) -> Bound {
+        let at = self.directory("bound");
+        std::fs::set_permissions(self.dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        mount::bind_read_only(view, &at).unwrap();
+        Bound(at)
+    }
+
     /// A view of one plain layer made of this tar.
     pub(super) fn show_tar(&self, name: &str, tar: &[u8]) -> PathBuf {
         self.show(name, &[&self.layer(tar, Packing::Plain)])
     }
 
     /// Mounts the layer as the kernel does it, without us.
-    pub(super) fn erofs(&self, layer: &Layer) -> Erofs {
+    pub(super) fn erofs(&self, layer: &Layer) -> Bound {
         let at = self.directory(&format!("erofs-{}", layer.slot()));
         let files = self.store.root().join("layers/sha256").join(layer.digest().0.hex());
         mount::erofs(&files.join("tree"), &files.join("data"), &at)
             .expect("this test needs a kernel that mounts EROFS from files (6.12 or newer)");
-        Erofs(at)
+        Bound(at)
     }
 }
 
@@ -178,10 +187,10 @@ fn pack(tar: &[u8], packing: Packing) -> Vec<u8> {
     }
 }
 
-/// A layer mounted by the kernel, until this is dropped.
-pub(super) struct Erofs(pub(super) PathBuf);
+/// Something mounted beside, until this is dropped.
+pub(super) struct Bound(pub(super) PathBuf);
 
-impl Drop for Erofs {
+impl Drop for Bound {
     fn drop(&mut self) {
         let _ = mount::detach(&self.0);
     }

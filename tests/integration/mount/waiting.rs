@@ -118,6 +118,11 @@ fn privileged_stalled_readers_hold_up_nobody_and_get_their_bytes_in_the_end() {
     readers.into_iter().for_each(|reader| reader.join().unwrap());
 }
 
+/// Touches a file's byte in memory.
+const MAPPED: &str = "import mmap, sys
+file = open(sys.argv[1])
+print(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)[3 << 20])";
+
 #[test]
 fn privileged_a_killed_reader_of_missing_bytes_is_gone_soon() {
     let stage = Stage::new();
@@ -134,9 +139,10 @@ fn privileged_a_killed_reader_of_missing_bytes_is_gone_soon() {
         (Reader::new("dd", &["iflag=direct", "bs=4096", "skip=600", "count=1"], &direct), Signal::KILL),
         (Reader::new("dd", &["iflag=direct", "bs=4096", "skip=700", "count=1"], &direct), Signal::TERM),
         (Reader::new("tail", &["-c", "10"], &path), Signal::QUIT),
+        (Reader::new("python3", &["-c", MAPPED], &path), Signal::KILL),
     ];
     readers.iter().for_each(|(reader, _)| reader.until_it_waits());
-    until("reads are under way", || stage.session().counts().of(Operation::Read) >= 4);
+    until("reads are under way", || stage.session().counts().of(Operation::Read) >= 5);
     for (reader, signal) in &mut readers {
         reader.signal(*signal);
         until(&format!("the reader is gone after {signal:?}, state {}", reader.state()), || reader.is_gone());
