@@ -170,8 +170,8 @@ impl Client {
         let target = reply.header(LOCATION).and_then(|location| url.join(location).ok());
         reply.body.drain().await;
         let target = target.ok_or_else(|| protocol(host, ask, "its redirect does not say where to"))?;
-        if !self.hosts.may_visit(&target) {
-            let cause = format!("it sends us to {}, which would be spoken to without TLS", authority(&target));
+        if !self.hosts.may_send(host, &target) {
+            let cause = format!("it sends us over {} to {}, where it may not", target.scheme(), authority(&target));
             return Err(protocol(host, ask, &cause));
         }
         Ok(target)

@@ -66,11 +66,15 @@ impl Hosts {
         named(&self.insecure) || (is_loopback(url) && !written.ends_with(":443"))
     }
 
-    /// Whether a server may send us to `url`: HTTPS always, plain HTTP only where that is allowed anyway.
-    pub(super) fn may_visit(&self, url: &Url) -> bool {
+    /// Whether `from` may send us to `url`: over HTTPS anywhere; over plain HTTP to hosts that are named insecure, and
+    /// to this machine only if `from` is on it too, since others have no business with the services of this one.
+    pub(super) fn may_send(&self, from: &Host, url: &Url) -> bool {
         match url.scheme() {
             "https" => true,
-            "http" => is_loopback(url) || self.insecure.iter().any(|pattern| pattern.covers(url)),
+            "http" => {
+                let named = self.insecure.iter().any(|pattern| pattern.covers(url));
+                named || (is_loopback(url) && is_loopback(&from.endpoint))
+            }
             _ => false,
         }
     }
@@ -156,11 +160,18 @@ mod tests {
     }
 
     #[test]
-    fn a_server_cannot_send_us_to_plain_http_elsewhere() {
+    fn a_server_cannot_send_us_to_plain_http_elsewhere_nor_into_this_machine() {
         let hosts = hosts(&["plain.example"], &[]);
-        let may = |url: &str| hosts.may_visit(&url.parse().unwrap());
-        assert!(may("https://cdn.example/x") && may("http://plain.example/x") && may("http://127.0.0.1:1/x"));
-        assert!(!may("http://cdn.example/x") && !may("ftp://plain.example/x") && !may("file:///etc/passwd"));
+        let may = |from: &str, url: &str| {
+            let from = hosts.of(&format!("{from}/app").parse().unwrap()).unwrap();
+            hosts.may_send(&from, &url.parse().unwrap())
+        };
+        for from in ["quay.io", "localhost:5000", "plain.example"] {
+            assert!(may(from, "https://cdn.example/x") && may(from, "http://plain.example/x"), "{from}");
+            assert!(!may(from, "http://cdn.example/x") && !may(from, "ftp://plain.example/x"), "{from}");
+            assert!(!may(from, "file:///etc/passwd"), "{from}");
+            assert_eq!(may(from, "http://127.0.0.1:1/x"), from == "localhost:5000", "{from}");
+        }
     }
 
     #[test]

@@ -182,7 +182,7 @@ impl Shared {
     fn realm(&self, host: &Host, realm: &str) -> Result<Url, RegistryError> {
         let refused = |cause: &str| RegistryError::Login { host: host.name.clone(), cause: cause.to_owned() };
         let url = Url::parse(realm).map_err(|_| refused("its token service has no address that can be understood"))?;
-        if self.hosts.may_visit(&url) {
+        if self.hosts.may_send(host, &url) {
             Ok(url)
         } else {
             Err(refused(&format!("its token service {} would be spoken to without TLS", authority(&url))))

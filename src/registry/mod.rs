@@ -34,7 +34,6 @@ use futures::future::BoxFuture;
 
 use crate::blob::{Blob, BlobError, Blobs, Layered, Origin};
 use crate::digest::{Digest, LayerDigest};
-use crate::flight::{Failed, Flight};
 use crate::registry::client::Client;
 use crate::registry::layout::Layout;
 use crate::registry::ranges::LayerBlob;
@@ -57,7 +56,6 @@ struct Shared {
     client: Arc<Client>,
     /// Archives whose headers have been read.
     archives: Mutex<HashMap<PathBuf, Arc<Layout>>>,
-    resolving: Flight<(Reference, Platform), Arc<Resolved>, RegistryError>,
 }
 
 /// A reference resolved to one platform's image. Manifest and config have been checked against their digests.
@@ -90,8 +88,7 @@ impl Registry {
     /// Fails where the configuration names a certificate file or a host that is none.
     pub fn new(config: Config) -> Result<Self, RegistryError> {
         let client = Arc::new(Client::new(&config, Arc::default())?);
-        let (archives, resolving) = (Mutex::default(), Flight::new());
-        Ok(Self { shared: Arc::new(Shared { client, archives, resolving }) })
+        Ok(Self { shared: Arc::new(Shared { client, archives: Mutex::default() }) })
     }
 
     /// What registries were asked so far.
@@ -99,21 +96,12 @@ impl Registry {
         self.shared.client.counters()
     }
 
-    /// Manifest, config and layers of `image` for `platform`. Who asks for the same at the same time shares one search.
+    /// Manifest, config and layers of `image` for `platform`.
     ///
     /// # Errors
     /// Says which registry or file failed, and what to do about it.
     pub async fn resolve(&self, image: &Reference, platform: &Platform) -> Result<Resolved, RegistryError> {
-        let (shared, key) = (self.shared.clone(), (image.clone(), platform.clone()));
-        let ticket = self.shared.resolving.join(key.clone(), move || async move {
-            let (reference, want) = key;
-            Ok(Arc::new(shared.resolve(&reference, &want).await?))
-        });
-        match ticket.await {
-            Ok(resolved) => Ok(Resolved::clone(&resolved)),
-            Err(Failed::Work(error)) => Err(RegistryError::clone(&error)),
-            Err(Failed::Panicked) => Err(RegistryError::Stopped(image.to_string())),
-        }
+        self.shared.resolve(image, platform).await
     }
 }
 

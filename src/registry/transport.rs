@@ -83,6 +83,8 @@ const POOL_IDLE: Duration = Duration::from_secs(30);
 const WINDOW_BYTES: u32 = 2 << 20;
 /// What refusals say is read up to here, so that the connection can be used again.
 const REFUSAL_BYTES_MAX: u64 = 16 << 10;
+/// A new connection is had sooner.
+const REFUSAL_TIME_MAX: Duration = Duration::from_secs(2);
 
 // === impl Transport ===
 
@@ -232,8 +234,8 @@ impl Body {
         self.response.content_length()
     }
 
-    /// Reads what a refusal or a redirect says, so that its connection can be used again. Says it if it is JSON.
+    /// Reads what a refusal or a redirect says, so that its connection can be used again; if it is short and soon there.
     pub(super) async fn drain(self) -> Option<Bytes> {
-        self.whole(REFUSAL_BYTES_MAX).await.ok()
+        tokio::time::timeout(REFUSAL_TIME_MAX, self.whole(REFUSAL_BYTES_MAX)).await.ok()?.ok()
     }
 }
