@@ -7,8 +7,8 @@ CARGO ?= cargo
 PREFIX ?= /usr/local
 TOOLS = $(CURDIR)/target/tools
 export PATH := $(TOOLS)/bin:$(PATH)
-export ONCEFS_FSCK_EROFS = $(TOOLS)/fsck.erofs
-export ONCEFS_DUMP_EROFS = $(TOOLS)/dump.erofs
+export FSCK_EROFS = $(TOOLS)/fsck.erofs
+export DUMP_EROFS = $(TOOLS)/dump.erofs
 
 .PHONY: all build packages demo test lint unit model deny docs fuzz bench install clean
 

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use oncefs::blob::{InMemory, Origin};
 use oncefs::digest::Digest;
@@ -28,8 +29,17 @@ impl Disk {
         self.dir.path()
     }
 
+    /// The kernel refuses as long as anybody has a file open for writing, and a child that another test just forked has
+    /// until it executes its program.
     fn make_read_only(&self) {
-        run("mount", &["-o", "remount,ro"], self.path());
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let remount = || Command::new("mount").args(["-o", "remount,ro"]).arg(self.path()).output().unwrap();
+        let mut done = remount();
+        while !done.status.success() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
+            done = remount();
+        }
+        assert!(done.status.success(), "cannot make it read-only: {}", String::from_utf8_lossy(&done.stderr));
     }
 
     /// Takes all free space until [`Disk::free`].

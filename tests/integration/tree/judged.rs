@@ -9,7 +9,7 @@ use super::any::{directory, file};
 use super::{Laid, erofs_tool, lay};
 
 fn dump(laid: &Laid, arguments: &[&str]) -> String {
-    erofs_tool("dump.erofs", "ONCEFS_DUMP_EROFS", laid, arguments).unwrap()
+    erofs_tool("dump.erofs", "DUMP_EROFS", laid, arguments).unwrap()
 }
 
 fn sample() -> Source {

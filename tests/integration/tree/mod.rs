@@ -59,7 +59,7 @@ impl Laid {
 
     /// What fsck.erofs says against it, all contents read.
     fn fsck(&self) -> Result<(), String> {
-        erofs_tool("fsck.erofs", "ONCEFS_FSCK_EROFS", self, &["--extract"]).map(drop)
+        erofs_tool("fsck.erofs", "FSCK_EROFS", self, &["--extract"]).map(drop)
     }
 
     fn mount(&self) -> Mounted {
