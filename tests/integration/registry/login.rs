@@ -100,7 +100,9 @@ async fn a_token_that_ran_out_is_asked_for_once_more() {
 
 #[tokio::test]
 async fn a_registry_that_takes_no_token_is_asked_only_once_again() {
-    let server = registry().wants_token().always("manifests/", Act::Status(401, vec![])).run().await;
+    let server = registry().wants_token().run().await;
+    let challenge = format!("Bearer realm=\"http://{}/token\"", server.address);
+    server.add_rule(usize::MAX, "manifests/", Act::Status(401, vec![("WWW-Authenticate", challenge)]));
     let said = refused(&client(config()), &server.image("app:1")).await;
     assert!(said.contains("needs a login") || said.contains("no login is known"), "{said}");
     assert_eq!((server.seen("manifests/").len(), server.seen("/token").len()), (2, 1));
