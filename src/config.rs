@@ -118,6 +118,12 @@ impl Config {
         if config.registry.docker_config.is_empty() {
             config.registry.docker_config.extend(docker_config(environment));
         }
+        if config.registry.helper_path.is_empty() {
+            // As docker finds them; what is relative depends on where one stands, and that may be anybody's folder.
+            let path = environment.0.get("PATH").map_or("", String::as_str);
+            config.registry.helper_path =
+                path.split(':').filter(|folder| folder.starts_with('/')).map(PathBuf::from).collect();
+        }
         Ok(config)
     }
 

@@ -41,6 +41,13 @@ fn an_ordinary_user_has_places_of_their_own() {
 }
 
 #[test]
+fn credential_helpers_are_found_where_programs_are() {
+    let environment = environment(&[("PATH", "/opt/bin:bin::/usr/bin")]);
+    let config = Config::load(&Flags::default(), &environment, 0).unwrap();
+    assert_eq!(config.registry.helper_path, [Path::new("/opt/bin"), Path::new("/usr/bin")]);
+}
+
+#[test]
 fn an_unknown_key_is_an_error_that_names_the_nearest_one() {
     let (_folder, flags) = file("[scan]\nconcurent_layers = 2\n");
     let error = Config::load(&flags, &Environment::default(), 0).unwrap_err().to_string();

@@ -100,5 +100,7 @@ fn is_away(error: &RegistryError) -> bool {
             | RegistryError::Silent { .. }
             | RegistryError::Stalled { .. }
             | RegistryError::Broken { .. }
+            | RegistryError::Busy { .. }
+            | RegistryError::Status { status: 500.., .. }
     )
 }

@@ -1,7 +1,7 @@
 //! Where images come from: registries, and OCI image layouts on disk in their place.
 //!
 //! [`Registry::resolve`] turns a name into manifest, config and layers, each byte of them checked against its digest;
-//! [`Registry`] as [`Blobs`](crate::blob::Blobs) opens the layers, whose bytes the reader checks. Nothing here writes a
+//! [`Registry`] as [`Blobs`] opens the layers, whose bytes the reader checks. Nothing here writes a
 //! file, reads the environment, or shows a credential to anybody but the host it is for.
 
 mod archive;
