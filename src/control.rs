@@ -189,6 +189,8 @@ pub struct StatusReport {
     /// The server's process; none if the store was looked at with no server running.
     pub server: Option<u32>,
     pub mounts: Vec<MountReport>,
+    /// Mounts that are out of sight and served on to their last user.
+    pub leaving: usize,
     /// Every layer in the store.
     pub layers: Vec<LayerReport>,
     /// Bytes on the store's disk that are free for it, and all.

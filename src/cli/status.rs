@@ -47,6 +47,9 @@ fn print(status: &StatusReport) {
         print_line("");
         print_mount(mount);
     }
+    if status.leaving > 0 {
+        print_line(&format!("\nout of sight but still in use: {}", status.leaving));
+    }
     let of_mounts = |layer: &&LayerReport| {
         status.mounts.iter().any(|mount| mount.image.layers.iter().any(|mounted| mounted.digest == layer.digest))
     };

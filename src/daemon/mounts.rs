@@ -2,27 +2,30 @@
 //!
 //! Root has one FUSE mount, `<run>/fs`, with a directory for each view, and binds those to where they are wanted: images
 //! that share layers share inodes and so the page cache. Who may not bind-mount, or wants other owners shown,
-//! gets a FUSE mount of one view.
+//! gets a FUSE mount of one view. `change` makes and takes away, `leaving` serves what is out of sight to its end.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use futures::future::{BoxFuture, FutureExt as _};
-use tokio::runtime::Handle;
+use tokio::sync::watch;
 
-use super::node::{News, Node, blocking};
-use super::{failure, report};
+use super::node::{News, Node};
+use super::report;
 use crate::config::Config;
-use crate::control::{Event, Failure, FailureKind, MountCall, MountReport, Owner};
+use crate::control::{Event, Failure, FailureKind, MountCall, MountReport};
 use crate::digest::Digest;
-use crate::errors::with_causes;
-use crate::flight::Flight;
-use crate::fuse::{Options, Provide, Ready, Root, Session, Shelf, Unavailable};
-use crate::image::{Image, ImageError, Images};
+use crate::fuse::{Session, Shelf};
+use crate::image::Image;
 use crate::sync::Mutex;
 use crate::sys::mount as kernel;
 use crate::view::ViewSlot;
+
+mod change;
+mod lazily;
+mod leaving;
+
+use leaving::Leaving;
 
 /// What a mount of ours is called in the kernel's table.
 pub const KIND: &str = "fuse.oncefs";
@@ -40,6 +43,8 @@ struct Shared {
     state: Mutex<State>,
     /// Held while the kernel's table is changed: by system calls only, never over the network.
     changing: tokio::sync::Mutex<()>,
+    /// Says that there may be nothing left to serve.
+    changed: watch::Sender<()>,
 }
 
 #[derive(Default)]
@@ -47,8 +52,13 @@ struct State {
     mounted: BTreeMap<PathBuf, Mounted>,
     /// The same manifest has the same slot as long as this process lives, mounted or not.
     slots: HashMap<Digest, ViewSlot>,
-    /// Root's one mount.
-    everything: Option<Session>,
+    everything: Option<Everything>,
+    /// Out of sight, but perhaps in use.
+    leaving: Vec<Leaving>,
+    /// Changes under way: what is mounted now is not what will be.
+    changes: usize,
+    /// The process ends: nothing is mounted any more.
+    is_closed: bool,
 }
 
 struct Mounted {
@@ -56,21 +66,15 @@ struct Mounted {
     slot: ViewSlot,
     /// A mount of its own; `None` is a bind mount of a view under root's one mount.
     own: Option<Session>,
+    /// To know it again in the kernel's table.
+    device: Option<(u32, u32)>,
 }
 
-/// Makes an image's layers usable when somebody looks into its view.
-struct Lazily {
-    images: Images,
-    image: Arc<Image>,
-    slot: ViewSlot,
-    /// So that a failure is logged once and not by each who waits.
-    opening: Flight<(), Arc<Ready>, Unavailable>,
-}
-
-/// Takes a mount away again unless its call ends well, also when the caller goes away.
-struct Undo {
-    mounts: Mounts,
-    at: Option<PathBuf>,
+/// Root's one mount.
+struct Everything {
+    session: Session,
+    /// Views whose bind mounts were in use when they left the sight. Only the mount as a whole shows when they are not.
+    in_use: Vec<ViewSlot>,
 }
 
 // === impl Mounts ===
@@ -83,12 +87,20 @@ impl Mounts {
             shelf: Shelf::default(),
             state: Mutex::new(State::default()),
             changing: tokio::sync::Mutex::new(()),
+            changed: watch::Sender::default(),
         };
         Self { shared: Arc::new(shared) }
     }
 
+    /// Whether nobody uses anything, in sight or out of it.
     pub(super) fn is_empty(&self) -> bool {
-        self.shared.state.lock().mounted.is_empty()
+        let state = self.shared.state.lock();
+        state.mounted.is_empty() && state.leaving.is_empty() && state.changes == 0
+    }
+
+    /// Tells when [`Mounts::is_empty`] may have become true.
+    pub(super) fn changes(&self) -> watch::Receiver<()> {
+        self.shared.changed.subscribe()
     }
 
     /// Mounts as soon as manifest and config are known; waits for the layers only if the call says so.
@@ -97,12 +109,15 @@ impl Mounts {
         let image = self.shared.node.resolve(&call.image, call.platform.as_deref()).await?;
         let images = self.shared.node.images();
         let _nobody_listens = news.send(Event::Resolved(report::of_image(images, &image)));
-        let slot = self.show(&image, &at, call.owner).await?;
-        let mut undo = Undo { mounts: self.clone(), at: Some(at.clone()) };
+        let showing = {
+            let (mounts, image, at, owner) = (self.clone(), image.clone(), at.clone(), call.owner);
+            async move { mounts.show(&image, &at, owner).await }
+        };
+        let shown = self.to_the_end(showing).await?;
         if call.wait {
-            self.shared.node.with_news(&image, news, images.open_view(&image, slot)).await?;
+            self.shared.node.with_news(&image, news, images.open_view(&image, shown.slot())).await?;
         }
-        undo.at = None;
+        shown.keep();
         tracing::info!(image = image.reference, manifest = %image.manifest_digest, at = %at.display(), "mounted");
         Ok(at)
     }
@@ -117,10 +132,16 @@ impl Mounts {
                 return Err(Failure::new(FailureKind::NotFound, message));
             }
         };
-        for at in &known {
-            self.take_away(at).await?;
+        let mut failed = None;
+        for at in known.clone() {
+            let mounts = self.clone();
+            let taken = self.to_the_end(async move { mounts.take_away(&at).await }).await;
+            failed = failed.or(taken.err());
         }
-        Ok(known)
+        if self.shared.state.lock().mounted.is_empty() {
+            self.let_leave().await;
+        }
+        failed.map_or(Ok(known), Err)
     }
 
     pub(super) fn reports(&self) -> Vec<MountReport> {
@@ -137,35 +158,27 @@ impl Mounts {
         mounted.into_iter().map(report).collect()
     }
 
-    /// Forgets what others unmounted.
-    pub(super) async fn prune(&self) {
-        // A mount that is being made is not in the kernel's table yet.
-        let _one_at_a_time = self.shared.changing.lock().await;
-        let Ok(table) = kernel::table() else { return };
-        let mut state = self.shared.state.lock();
-        let is_there = |at: &Path| table.iter().any(|mount| mount.at == at && mount.kind == KIND);
-        let gone: Vec<PathBuf> = state.mounted.keys().filter(|at| !is_there(at)).cloned().collect();
-        for at in &gone {
-            state.mounted.remove(at);
-            tracing::info!(at = %at.display(), "unmounted");
-        }
-        self.put_away(&mut state);
+    /// How many mounts are out of sight and still in use.
+    pub(super) fn leaving(&self) -> usize {
+        self.shared.state.lock().leaving.len()
     }
 
-    /// Unmounts everything, root's one mount too.
+    /// Unmounts everything, root's one mount too, and mounts nothing any more.
     pub(super) async fn close(&self) {
+        {
+            // Who mounts just now comes to an end first.
+            let _one_at_a_time = self.shared.changing.lock().await;
+            self.shared.state.lock().is_closed = true;
+        }
         if let Err(failed) = self.unmount(None).await {
-            tracing::warn!(error = %failed, "a mount is left");
+            tracing::warn!(error = %failed, "a mount is left, and dead from now on");
         }
-        let everything = self.shared.state.lock().everything.take();
-        if let Some(mut session) = everything {
-            let ended = session.ended();
-            let fs = session.mountpoint().to_owned();
-            let _detached = blocking(move || session.unmount()).await;
-            // Containers may still use a view; the kernel keeps what they have open until they leave.
-            let _in_use = tokio::time::timeout(std::time::Duration::from_secs(2), ended).await;
-            let _not_empty = std::fs::remove_dir(fs);
+        {
+            let _one_at_a_time = self.shared.changing.lock().await;
+            let _covered_by_other_mounts = std::mem::take(&mut self.shared.state.lock().mounted);
+            self.retire_unused().await;
         }
+        self.let_leave().await;
     }
 
     fn place(&self, at: &Path) -> Result<PathBuf, Failure> {
@@ -188,146 +201,5 @@ impl Mounts {
             return usage(format!("an image is mounted at {0} already; oncefs umount {0}", at.display()));
         }
         Ok(at)
-    }
-
-    async fn show(&self, image: &Arc<Image>, at: &Path, owner: Owner) -> Result<ViewSlot, Failure> {
-        let _one_at_a_time = self.shared.changing.lock().await;
-        self.place(at)?;
-        let slot = self.slot(image.manifest_digest).await?;
-        let images = self.shared.node.images().clone();
-        let lazily = Lazily { images, image: image.clone(), slot, opening: Flight::new() };
-        self.shared.shelf.add(slot, &image.view_name(), Arc::new(lazily));
-        let shown = match owner {
-            Owner::Image if rustix::process::geteuid().is_root() => self.bind(image, at).await.map(|()| None),
-            Owner::Image => self.mount_one(slot, at, None).await.map(Some),
-            Owner::Of(uid, gid) => self.mount_one(slot, at, Some((uid, gid))).await.map(Some),
-        };
-        let mut state = self.shared.state.lock();
-        match shown {
-            Ok(own) => state.mounted.insert(at.to_owned(), Mounted { image: image.clone(), slot, own }),
-            Err(failed) => {
-                self.put_away(&mut state);
-                return Err(failed);
-            }
-        };
-        Ok(slot)
-    }
-
-    async fn slot(&self, manifest: Digest) -> Result<ViewSlot, Failure> {
-        if let Some(slot) = self.shared.state.lock().slots.get(&manifest) {
-            return Ok(*slot);
-        }
-        let store = self.shared.node.images().store().clone();
-        let slot = blocking(move || store.new_view_slot()).await?.map_err(|error| failure::of_store(&error))?;
-        Ok(*self.shared.state.lock().slots.entry(manifest).or_insert(ViewSlot(slot)))
-    }
-
-    async fn bind(&self, image: &Image, at: &Path) -> Result<(), Failure> {
-        let fs = self.shared.config.run.join("fs");
-        if self.shared.state.lock().everything.is_none() {
-            let session = self.start_everything(fs.clone()).await?;
-            self.shared.state.lock().everything = Some(session);
-        }
-        let (from, to) = (fs.join(image.view_name()), at.to_owned());
-        let bound = blocking(move || kernel::bind_read_only(&from, &to)).await?;
-        let failed = |error| Failure::new(FailureKind::Other, format!("cannot mount at {}: {error}", at.display()));
-        bound.map_err(failed)
-    }
-
-    async fn start_everything(&self, fs: PathBuf) -> Result<Session, Failure> {
-        let failed = {
-            let fs = fs.clone();
-            move |error: std::io::Error| {
-                Failure::new(FailureKind::Other, format!("cannot prepare {}: {error}", fs.display()))
-            }
-        };
-        let prepare = {
-            let fs = fs.clone();
-            move || {
-                // A server that was killed leaves a dead mount behind.
-                while kernel::mounted_at(&fs)?.is_some_and(|mounted| mounted.kind == KIND) {
-                    kernel::detach(&fs)?;
-                }
-                std::fs::create_dir_all(&fs)
-            }
-        };
-        blocking(prepare).await?.map_err(failed)?;
-        self.start_session(fs, Options { root: Root::All, allow_other: true, owner: None }).await
-    }
-
-    async fn mount_one(&self, slot: ViewSlot, at: &Path, owner: Option<(u32, u32)>) -> Result<Session, Failure> {
-        // Only root may let others look without asking /etc/fuse.conf.
-        let allow_other = rustix::process::geteuid().is_root();
-        self.start_session(at.to_owned(), Options { root: Root::One(slot), allow_other, owner }).await
-    }
-
-    async fn start_session(&self, at: PathBuf, options: Options) -> Result<Session, Failure> {
-        let (shelf, config) = (self.shared.shelf.clone(), self.shared.config.fuse.clone());
-        let runtime = Handle::current();
-        let start = move || Session::start(&shelf, &at, &options, &config, runtime);
-        blocking(start).await?.map_err(|error| failure::of_session(&error))
-    }
-
-    async fn take_away(&self, at: &Path) -> Result<(), Failure> {
-        let _one_at_a_time = self.shared.changing.lock().await;
-        let Some(mounted) = self.shared.state.lock().mounted.remove(at) else { return Ok(()) };
-        let place = at.to_owned();
-        let taken = blocking(move || match mounted.own {
-            Some(mut session) => {
-                session.unmount();
-                Ok(())
-            }
-            None => kernel::unmount(&place).or_else(|_| kernel::detach(&place)),
-        });
-        let taken = taken.await?;
-        self.put_away(&mut self.shared.state.lock());
-        let failed = |error| Failure::new(FailureKind::Other, format!("cannot unmount {}: {error}", at.display()));
-        taken.map_err(failed)?;
-        tracing::info!(at = %at.display(), "unmounted");
-        Ok(())
-    }
-
-    /// Stops showing the views that nobody has mounted. Called with `changing` held: a view is shown before it is mounted.
-    fn put_away(&self, state: &mut State) {
-        let used: Vec<ViewSlot> = state.mounted.values().map(|mounted| mounted.slot).collect();
-        for slot in state.slots.values().filter(|slot| !used.contains(slot)) {
-            self.shared.shelf.remove(*slot);
-        }
-    }
-}
-
-// === impl Undo ===
-
-impl Drop for Undo {
-    fn drop(&mut self) {
-        if let Some(at) = self.at.take() {
-            let mounts = self.mounts.clone();
-            crate::sync::spawn(async move {
-                if let Err(failed) = mounts.take_away(&at).await {
-                    tracing::warn!(error = %failed, "a mount whose call did not end well is left");
-                }
-            });
-        }
-    }
-}
-
-// === impl Lazily ===
-
-impl Provide for Lazily {
-    fn view(&self) -> BoxFuture<'static, Result<Arc<Ready>, Unavailable>> {
-        let ticket = self.opening.join((), || {
-            let (images, image, slot) = (self.images.clone(), self.image.clone(), self.slot);
-            async move {
-                let opened = images.open_view(&image, slot).await.map_err(|failed| {
-                    let error = ImageError::from(failed);
-                    let text = with_causes(error.cause());
-                    tracing::error!(image = image.reference, error = text, "readers get EIO");
-                    Unavailable(text.into())
-                })?;
-                Ok(Arc::new(Ready { view: opened.view, layers: opened.layers }))
-            }
-        });
-        let unavailable = |failed: crate::flight::Failed<Unavailable>| Unavailable(failed.to_string().into());
-        ticket.map(move |ready| ready.map_err(unavailable)).boxed()
     }
 }

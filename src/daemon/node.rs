@@ -112,6 +112,7 @@ impl Node {
                 root: Path::to_owned(store.root()),
                 server: None,
                 mounts: Vec::new(),
+                leaving: 0,
                 layers,
                 free_bytes: space.available,
                 total_bytes: space.total,

@@ -181,6 +181,7 @@ impl Server {
                 let mut status = self.node.status().await?;
                 status.server = Some(std::process::id());
                 status.mounts = self.mounts.reports();
+                status.leaving = self.mounts.leaving();
                 Outcome::Status(Box::new(status))
             }
         })
@@ -197,6 +198,7 @@ impl Server {
     async fn until_nothing_is_left(self: Arc<Self>, mut stop: impl Future<Output = ()> + Unpin) {
         let mut calls = self.calls.subscribe();
         let mut table = table_changes();
+        let mut mounts = self.mounts.changes();
         let mut is_first = tokio::time::interval(FIRST_CALL);
         is_first.tick().await;
         loop {
@@ -208,6 +210,7 @@ impl Server {
                 () = &mut stop => return,
                 _ = calls.changed() => {}
                 Ok(()) = table.changed() => self.mounts.prune().await,
+                Ok(()) = mounts.changed() => {}
                 _ = is_first.tick(), if !now.ever => { self.calls.send_modify(|calls| calls.ever = true); }
             }
         }

@@ -1,0 +1,307 @@
+//! Mounting and unmounting. One change at a time, and each to its end.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use futures::future::{BoxFuture, FutureExt as _};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+use super::lazily::Lazily;
+use super::{Everything, KIND, Mounted, Mounts, State};
+use crate::control::{Failure, FailureKind, Owner};
+use crate::daemon::failure;
+use crate::daemon::node::blocking;
+use crate::digest::Digest;
+use crate::fuse::{Options, Root, Session};
+use crate::image::Image;
+use crate::sys::mount as kernel;
+use crate::view::ViewSlot;
+
+/// An image that has been mounted. Unless kept, it is taken away again: its call did not end well, or its caller left.
+pub(super) struct Shown {
+    mounts: Mounts,
+    slot: ViewSlot,
+    at: Option<PathBuf>,
+}
+
+/// Counts a change as under way.
+struct UnderWay(Mounts);
+
+/// What is at a place of ours, seen from above.
+enum Top {
+    Ours,
+    /// Something of this kind, over ours.
+    Other(String),
+    /// Ours is not there.
+    Gone,
+}
+
+// === impl Mounts ===
+
+impl Mounts {
+    /// Makes a change to its end, also when who asked for it leaves: half a mount is nothing that anybody could take back.
+    pub(super) fn to_the_end<T: Send + 'static>(
+        &self,
+        change: impl Future<Output = Result<T, Failure>> + Send + 'static,
+    ) -> BoxFuture<'static, Result<T, Failure>> {
+        let (answer, answered) = oneshot::channel();
+        // From now on and not only when the task runs: else the server might end in between.
+        let under_way = UnderWay::new(self);
+        crate::sync::spawn(async move {
+            let result = change.await;
+            // First: who gets the answer finds nothing under way.
+            drop(under_way);
+            let _who_asked_has_left = answer.send(result);
+        });
+        let without = |_| Failure::new(FailureKind::Other, "the work ended without a result (see the log)");
+        async move { answered.await.unwrap_or_else(|gone| Err(without(gone))) }.boxed()
+    }
+
+    pub(super) async fn show(&self, image: &Arc<Image>, at: &Path, owner: Owner) -> Result<Shown, Failure> {
+        let _one_at_a_time = self.shared.changing.lock().await;
+        if self.shared.state.lock().is_closed {
+            return Err(Failure::new(FailureKind::Other, "oncefs is stopping"));
+        }
+        self.place(at)?;
+        let slot = self.slot(image.manifest_digest).await?;
+        let lazily = Lazily::new(self.shared.node.images().clone(), image.clone(), slot);
+        self.shared.shelf.add(slot, &image.view_name(), Arc::new(lazily));
+        let shown = match owner {
+            Owner::Image if rustix::process::geteuid().is_root() => self.bind(image, at).await.map(|()| None),
+            Owner::Image => self.mount_one(slot, at, None).await.map(Some),
+            Owner::Of(uid, gid) => self.mount_one(slot, at, Some((uid, gid))).await.map(Some),
+        };
+        match shown {
+            Ok(own) => {
+                let device = kernel::mounted_at(at).ok().flatten().map(|mounted| mounted.device);
+                let mounted = Mounted { image: image.clone(), slot, own, device };
+                self.shared.state.lock().mounted.insert(at.to_owned(), mounted);
+                Ok(Shown { mounts: self.clone(), slot, at: Some(at.to_owned()) })
+            }
+            Err(failed) => {
+                self.retire_unused().await;
+                Err(failed)
+            }
+        }
+    }
+
+    async fn slot(&self, manifest: Digest) -> Result<ViewSlot, Failure> {
+        if let Some(slot) = self.shared.state.lock().slots.get(&manifest) {
+            return Ok(*slot);
+        }
+        let store = self.shared.node.images().store().clone();
+        let slot = blocking(move || store.new_view_slot()).await?.map_err(|error| failure::of_store(&error))?;
+        Ok(*self.shared.state.lock().slots.entry(manifest).or_insert(ViewSlot(slot)))
+    }
+
+    async fn bind(&self, image: &Image, at: &Path) -> Result<(), Failure> {
+        let fs = self.shared.config.run.join("fs");
+        if self.shared.state.lock().everything.is_none() {
+            let session = self.start_everything(fs.clone()).await?;
+            self.shared.state.lock().everything = Some(Everything { session, in_use: Vec::new() });
+        }
+        let (from, to) = (fs.join(image.view_name()), at.to_owned());
+        let bound = blocking(move || kernel::bind_read_only(&from, &to)).await?;
+        let failed = |error| Failure::new(FailureKind::Other, format!("cannot mount at {}: {error}", at.display()));
+        bound.map_err(failed)
+    }
+
+    async fn start_everything(&self, fs: PathBuf) -> Result<Session, Failure> {
+        let failed = {
+            let fs = fs.clone();
+            move |error: std::io::Error| {
+                Failure::new(FailureKind::Other, format!("cannot prepare {}: {error}", fs.display()))
+            }
+        };
+        let prepare = {
+            let fs = fs.clone();
+            move || {
+                // A server that was killed leaves a dead mount behind.
+                while kernel::mounted_at(&fs)?.is_some_and(|mounted| mounted.kind == KIND) {
+                    kernel::detach(&fs)?;
+                }
+                std::fs::create_dir_all(&fs)
+            }
+        };
+        blocking(prepare).await?.map_err(failed)?;
+        self.start_session(fs, Options { root: Root::All, allow_other: true, owner: None }).await
+    }
+
+    async fn mount_one(&self, slot: ViewSlot, at: &Path, owner: Option<(u32, u32)>) -> Result<Session, Failure> {
+        // Only root may let others look without asking /etc/fuse.conf.
+        let allow_other = rustix::process::geteuid().is_root();
+        self.start_session(at.to_owned(), Options { root: Root::One(slot), allow_other, owner }).await
+    }
+
+    async fn start_session(&self, at: PathBuf, options: Options) -> Result<Session, Failure> {
+        let (shelf, config) = (self.shared.shelf.clone(), self.shared.config.fuse.clone());
+        let runtime = Handle::current();
+        let start = move || Session::start(&shelf, &at, &options, &config, runtime);
+        blocking(start).await?.map_err(|error| failure::of_session(&error))
+    }
+
+    pub(super) async fn take_away(&self, at: &Path) -> Result<(), Failure> {
+        let _one_at_a_time = self.shared.changing.lock().await;
+        let device = match self.shared.state.lock().mounted.get(at) {
+            Some(mounted) => mounted.device,
+            None => return Ok(()),
+        };
+        let unreadable = |error| Failure::new(FailureKind::Other, format!("cannot see what is mounted: {error}"));
+        let top = top(&kernel::table().map_err(unreadable)?, at, device);
+        if let Top::Other(kind) = &top {
+            let message = format!(
+                "cannot unmount the image at {0}: a {kind} is mounted over it; take that away first: umount {0}",
+                at.display()
+            );
+            return Err(Failure::new(FailureKind::Other, message));
+        }
+        let Some(mounted) = self.shared.state.lock().mounted.remove(at) else { return Ok(()) };
+        match mounted {
+            Mounted { own: Some(session), slot, .. } => {
+                let retiring = self.retire(&mut self.shared.state.lock(), session, vec![slot]);
+                retiring.await;
+            }
+            Mounted { own: None, slot, .. } if matches!(top, Top::Ours) => self.unbind(at, slot).await?,
+            Mounted { own: None, .. } => {}
+        }
+        tracing::info!(at = %at.display(), "unmounted");
+        self.retire_unused().await;
+        Ok(())
+    }
+
+    async fn unbind(&self, at: &Path, slot: ViewSlot) -> Result<(), Failure> {
+        let place = at.to_owned();
+        let unbound = blocking(move || match kernel::unmount(&place) {
+            Ok(()) => Ok(false),
+            Err(_in_use) => kernel::detach(&place).map(|()| true),
+        });
+        let failed = |error| Failure::new(FailureKind::Other, format!("cannot unmount {}: {error}", at.display()));
+        let is_in_use = unbound.await?.map_err(failed)?;
+        if is_in_use && let Some(everything) = &mut self.shared.state.lock().everything {
+            everything.in_use.push(slot);
+        }
+        Ok(())
+    }
+
+    /// Forgets what others unmounted.
+    pub(in crate::daemon) async fn prune(&self) {
+        // A mount that is being made is not in the kernel's table yet.
+        let _one_at_a_time = self.shared.changing.lock().await;
+        let Ok(table) = kernel::table() else { return };
+        let mut retiring = Vec::new();
+        {
+            let mut state = self.shared.state.lock();
+            let is_gone = |(at, mounted): &(&PathBuf, &Mounted)| matches!(top(&table, at, mounted.device), Top::Gone);
+            let gone: Vec<PathBuf> = state.mounted.iter().filter(is_gone).map(|(at, _)| at.clone()).collect();
+            for at in gone {
+                tracing::info!(at = %at.display(), "unmounted");
+                let Some(Mounted { own, slot, .. }) = state.mounted.remove(&at) else { continue };
+                match own {
+                    Some(session) => retiring.push(self.retire(&mut state, session, vec![slot])),
+                    // It may have been a lazy unmount. Of the last mount that can be told, and so it is served to its end.
+                    None if state.mounted.values().all(|other| other.own.is_some()) => {
+                        state.everything.iter_mut().for_each(|everything| everything.in_use.push(slot));
+                    }
+                    None => {}
+                }
+            }
+            retiring.extend(self.retire_everything(&mut state));
+        }
+        for retired in retiring {
+            retired.await;
+        }
+        self.retire_unused().await;
+    }
+
+    /// Stops showing what nobody uses: views, and root's one mount. Called with `changing` held, since a view is shown
+    /// before it is mounted.
+    pub(super) async fn retire_unused(&self) {
+        let retiring = self.retire_everything(&mut self.shared.state.lock());
+        if let Some(retiring) = retiring {
+            retiring.await;
+        }
+        self.put_away(&self.shared.state.lock());
+    }
+
+    /// Root's one mount, if nothing under it is mounted any more.
+    fn retire_everything(&self, state: &mut State) -> Option<BoxFuture<'static, ()>> {
+        if state.mounted.values().any(|mounted| mounted.own.is_none()) {
+            return None;
+        }
+        let Everything { session, in_use } = state.everything.take()?;
+        let fs = session.mountpoint().to_owned();
+        let retiring = self.retire(state, session, in_use);
+        let retiring = async move {
+            retiring.await;
+            let _not_empty = std::fs::remove_dir(fs);
+        };
+        Some(retiring.boxed())
+    }
+
+    pub(super) fn put_away(&self, state: &State) {
+        let is_used = |slot: ViewSlot| {
+            let in_use = |everything: &Everything| everything.in_use.contains(&slot);
+            state.mounted.values().any(|mounted| mounted.slot == slot)
+                || state.everything.as_ref().is_some_and(in_use)
+                || state.leaving.iter().any(|leaving| leaving.uses(slot))
+        };
+        for slot in state.slots.values().filter(|slot| !is_used(**slot)) {
+            self.shared.shelf.remove(*slot);
+        }
+    }
+}
+
+fn top(table: &[kernel::Mounted], at: &Path, device: Option<(u32, u32)>) -> Top {
+    // Numbers of devices are used again.
+    let is_ours = |mount: &&kernel::Mounted| mount.kind == KIND && device.is_none_or(|device| mount.device == device);
+    let mut here = table.iter().rev().filter(|mount| mount.at == at);
+    match here.next() {
+        None => Top::Gone,
+        Some(mount) if is_ours(&mount) => Top::Ours,
+        Some(other) => here.find(is_ours).map_or(Top::Gone, |_| Top::Other(other.kind.clone())),
+    }
+}
+
+// === impl Shown ===
+
+impl Shown {
+    pub(super) fn slot(&self) -> ViewSlot {
+        self.slot
+    }
+
+    pub(super) fn keep(mut self) {
+        self.at = None;
+    }
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        let Some(at) = self.at.take() else { return };
+        let mounts = self.mounts.clone();
+        let taking = self.mounts.to_the_end(async move {
+            let taken = mounts.take_away(&at).await;
+            if let Err(failed) = taken {
+                tracing::warn!(error = %failed, "a mount whose call did not end well is left");
+            }
+            Ok(())
+        });
+        drop(taking);
+    }
+}
+
+// === impl UnderWay ===
+
+impl UnderWay {
+    fn new(mounts: &Mounts) -> Self {
+        mounts.shared.state.lock().changes += 1;
+        Self(mounts.clone())
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.shared.state.lock().changes -= 1;
+        self.0.shared.changed.send_replace(());
+    }
+}
