@@ -17,9 +17,6 @@ const CALLS_MAX: usize = 20;
 /// How long an ending server may take to leave its socket.
 const CALL_AGAIN: Duration = Duration::from_millis(20);
 
-/// The exit status of a program that SIGINT ended, as a shell gives it, is up to the shell; the words are ours.
-const INTERRUPTED: &str = "interrupted; nothing is left half done";
-
 /// Who is to do what a call says.
 pub(super) enum Asked {
     /// The server has done it.
@@ -31,32 +28,41 @@ pub(super) enum Asked {
 impl Setting {
     /// Makes the call to the server, which is started if there is none.
     pub(super) async fn call(&self, call: &Call, shown: &mut Shown) -> Result<Answer, Failure> {
-        let calling = async {
-            let mut last = None;
-            for attempt in 0..CALLS_MAX {
-                if attempt > 0 {
-                    tokio::time::sleep(CALL_AGAIN).await;
-                }
-                let connected = daemon::connect_or_start(&self.config, &self.flags).await;
-                let mut client = match connected {
-                    Err(StartError::Client(error)) => {
-                        last = Some(of_client(&error));
-                        continue;
-                    }
-                    connected => connected.map_err(|error| of_start(&error))?,
-                };
-                match client.call(call, &mut |news| shown.show(&news)).await {
-                    Err(error @ ClientError::Gone(_)) => last = Some(of_client(&error)),
-                    answered => return answered.map_err(|error| of_client(&error))?,
-                }
-            }
-            Err(last.unwrap_or_else(|| Failure::new(FailureKind::Other, "no server answers")))
-        };
-        let answer = unless_interrupted(calling).await?;
+        let answer = self.call_again_and_again(call, shown).await?;
         if answer.server_ends {
             daemon::wait_until_gone(&self.config.run).await;
         }
         Ok(answer)
+    }
+
+    /// Until a server answers that does not end just then.
+    async fn call_again_and_again(&self, call: &Call, shown: &mut Shown) -> Result<Answer, Failure> {
+        let mut interrupt = std::pin::pin!(interrupted());
+        let mut last = None;
+        for attempt in 0..CALLS_MAX {
+            let connecting = async {
+                if attempt > 0 {
+                    tokio::time::sleep(CALL_AGAIN).await;
+                }
+                daemon::connect_or_start(&self.config, &self.flags).await
+            };
+            let connected = tokio::select! {
+                connected = connecting => connected,
+                () = &mut interrupt => return Err(of_client(&ClientError::Interrupted)),
+            };
+            let mut client = match connected {
+                Err(StartError::Client(error)) => {
+                    last = Some(of_client(&error));
+                    continue;
+                }
+                connected => connected.map_err(|error| of_start(&error))?,
+            };
+            match client.call(call, &mut |news| shown.show(&news), &mut interrupt).await {
+                Err(error @ ClientError::Gone(_)) => last = Some(of_client(&error)),
+                answered => return answered.map_err(|error| of_client(&error))?,
+            }
+        }
+        Err(last.unwrap_or_else(|| Failure::new(FailureKind::Other, "no server answers")))
     }
 
     /// Makes the call to the server; where none runs, opens the store for this process to do the same itself.
@@ -78,14 +84,12 @@ impl Setting {
     /// Makes the call to the server if one runs.
     async fn call_running(&self, call: &Call, shown: &mut Shown) -> Option<Result<Outcome, Failure>> {
         let mut client: Client = daemon::running(&self.config.run).await?;
-        let answered = unless_interrupted(async {
-            match client.call(call, &mut |news| shown.show(&news)).await {
-                // It ends just now, and the store is free soon.
-                Err(ClientError::Gone(_)) => Ok(None),
-                answered => answered.map_err(|error| of_client(&error))?.map(|answer| Some(answer.outcome)),
-            }
-        });
-        answered.await.transpose()
+        match client.call(call, &mut |news| shown.show(&news), interrupted()).await {
+            // It ends just now, and the store is free soon.
+            Err(ClientError::Gone(_)) => None,
+            Err(error) => Some(Err(of_client(&error))),
+            Ok(answered) => Some(answered.map(|answer| answer.outcome)),
+        }
     }
 
     /// The store, opened by this process.
@@ -123,7 +127,7 @@ where
 pub(super) async fn unless_interrupted<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     tokio::select! {
         done = work => done,
-        () = interrupted() => Err(Failure::new(FailureKind::Other, INTERRUPTED)),
+        () = interrupted() => Err(of_client(&ClientError::Interrupted)),
     }
 }
 

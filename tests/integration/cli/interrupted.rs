@@ -79,6 +79,31 @@ fn an_interrupt_before_the_manifest_has_come_ends_the_command() {
     }
 }
 
+/// Whether it is between two system calls or after the server's last word: what the program says is so.
+#[test]
+fn an_interrupt_at_any_moment_leaves_a_mount_or_none() {
+    let node = Node::new();
+    let image = Image::usual(89).write_layout(&node.path("layout"));
+    let (at, keeps_the_server) = (node.place("mnt"), node.mount(&image, "other"));
+    for millis in 0..60 {
+        let mounting = node.start(&["mount", &image, at.to_str().unwrap()]);
+        std::thread::sleep(Duration::from_micros(500 * millis));
+        mounting.signal(Signal::INT);
+        match mounting.end_within(SOON).code {
+            Some(0) => {
+                assert_usual(&at, 89);
+                node.umount(&at).well();
+            }
+            // It did not come as far as to heed signals, or it gave up.
+            None | Some(1) => until("nothing is mounted", || mounts_below(&at).is_empty()),
+            Some(code) => panic!("ends with {code}"),
+        }
+    }
+    assert_usual(&keeps_the_server, 89);
+    node.umount(&keeps_the_server).well();
+    node.assert_at_rest();
+}
+
 #[test]
 fn others_who_want_the_same_layer_go_on_when_one_is_interrupted() {
     let (node, image) = (Node::new(), Image::of(&Image::usual(83).layers[2..]));
