@@ -198,7 +198,8 @@ impl Write for Log {
 fn privileged_a_lying_source_is_an_error_with_a_reason_and_never_wrong_bytes() {
     let log = Log::default();
     let writer = log.clone();
-    let _ = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).try_init();
+    let logging = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).try_init();
+    logging.expect("no other test of this program may take the log");
     let content = noise(11, 3 << 20);
     let stage = Stage::new();
     let layer = stage.layer(&Tar::new().file("file", &content).end(), Packing::Plain);
