@@ -193,6 +193,20 @@ impl<'a> Onto<'a> {
         ask(&self.lower.tree).map_err(|source| ViewError::tree(self.layer, self.lower, source))
     }
 
+    /// What the layer itself has under a name.
+    pub(super) fn own(&self, dir: &Spot, name: &[u8]) -> Result<Own, ViewError> {
+        let own = match dir.own {
+            Some(own) => self.ask(|tree| tree.lookup(own, name))?,
+            None => None,
+        };
+        Ok(match own {
+            None => Own::Nothing,
+            Some((nid, Kind::Directory)) => Own::Directory(nid),
+            Some((nid, Kind::CharDevice)) if self.ask(|tree| tree.is_whiteout(nid))? => Own::Whiteout,
+            Some((nid, kind)) => Own::Leaf(nid, kind),
+        })
+    }
+
     /// Where the directory `nid` comes to lie, grafting it if need be. Below one that lies over nothing there is nothing
     /// more to find.
     fn place(
@@ -222,22 +236,6 @@ impl<'a> Onto<'a> {
         };
         let ends = spot.below.is_empty() || self.ask(|tree| tree.is_opaque(nid))?;
         Ok((!ends).then_some(Open { nid, path, spot }))
-    }
-}
-
-impl Onto<'_> {
-    /// What the layer itself has under a name.
-    pub(super) fn own(&self, dir: &Spot, name: &[u8]) -> Result<Own, ViewError> {
-        let own = match dir.own {
-            Some(own) => self.ask(|tree| tree.lookup(own, name))?,
-            None => None,
-        };
-        Ok(match own {
-            None => Own::Nothing,
-            Some((nid, Kind::Directory)) => Own::Directory(nid),
-            Some((nid, Kind::CharDevice)) if self.ask(|tree| tree.is_whiteout(nid))? => Own::Whiteout,
-            Some((nid, kind)) => Own::Leaf(nid, kind),
-        })
     }
 }
 
