@@ -32,7 +32,9 @@ def say(*words):
 
 
 def run(*command, **options):
-    """(seconds of wall, seconds of processor, peak resident bytes); the command must succeed."""
+    """(seconds of wall, seconds of processor, peak resident bytes); the command must succeed. What others before it left
+    to be written is on disk when it starts."""
+    os.sync()
     start = time.monotonic()
     with tempfile.TemporaryFile() as out:
         child = subprocess.Popen(command, stdout=options.pop("stdout", out), stderr=out, **options)
@@ -269,6 +271,7 @@ def bench_crowd(work, registry):
             for m in mounts:
                 os.makedirs(m)
             registry.forget()
+            os.sync()
             start = time.monotonic()
             children = [subprocess.Popen(["sh", "-c", '"$@" && ' + once_read.replace("$0", "$M"), "sh"] +
                                          once(place, "mount", registry.reference, m), env=dict(os.environ, M=m),
