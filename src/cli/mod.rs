@@ -22,16 +22,20 @@ use crate::daemon;
 
 const EXAMPLES: &str = "\
 Examples:
-  oncefs mount docker.io/library/redis:7 /mnt   show an image, at once; layers come when somebody looks
+  oncefs mount docker.io/library/redis:7 /mnt   show an image; layers come when one looks
   oncefs mount oci:./layout:latest /mnt         the same of a local OCI layout
-  oncefs status                                 what is mounted, and how much of each layer is here
+  oncefs status                                 what is mounted, how much of it is here
   oncefs umount /mnt
 
 Exit codes:
-  0 done              3 damaged content (a digest did not match, no layer at all), or problems left by check
-  1 another failure   4 no such image, or not for this platform; nothing mounted there
-  2 wrong usage       5 the registry denies access    6 the registry cannot be reached
-                      7 the store is in use, full, or read-only";
+  0  done
+  1  another failure
+  2  wrong usage
+  3  damaged content (a digest did not match, no layer at all), or problems left by check
+  4  no such image, or not for this platform; nothing mounted there
+  5  the registry denies access
+  6  the registry cannot be reached
+  7  the store is in use, full, or read-only";
 
 /// A lazy container-image filesystem: every layer is fetched, verified and kept once
 #[derive(Debug, Parser)]
