@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::cri;
 use crate::fuse;
 use crate::image;
 use crate::registry;
@@ -26,6 +27,7 @@ pub struct Config {
     pub scan: image::Config,
     pub store: store::Config,
     pub fuse: fuse::Config,
+    pub cri: cri::Config,
 }
 
 /// What flags set; they win over everything else.
@@ -88,6 +90,7 @@ impl Default for Config {
             scan: image::Config::default(),
             store: store::Config::default(),
             fuse: fuse::Config::default(),
+            cri: cri::Config::default(),
         }
     }
 }

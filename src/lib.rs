@@ -10,6 +10,7 @@ pub mod blob;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod cri;
 pub mod daemon;
 pub mod digest;
 pub mod errors;

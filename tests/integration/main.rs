@@ -2,6 +2,8 @@
 #![allow(clippy::indexing_slicing, clippy::unwrap_used)] // a test that panics has said what it had to say
 
 mod cli;
+mod containerd;
+mod cri;
 mod index;
 mod model;
 mod mount;

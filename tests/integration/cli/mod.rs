@@ -2,11 +2,11 @@
 
 mod damage;
 mod disk;
-mod image;
+pub(crate) mod image;
 mod interrupted;
 mod lazy;
 mod mounting;
-mod node;
+pub(crate) mod node;
 mod pulling;
 mod registry;
 mod service;

@@ -187,7 +187,7 @@ impl Drop for Node {
     }
 }
 
-fn names_in(dir: &Path) -> Vec<String> {
+pub(crate) fn names_in(dir: &Path) -> Vec<String> {
     let entries = match std::fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Vec::new(),
@@ -202,7 +202,7 @@ pub(crate) fn mounts_below(dir: &Path) -> Vec<PathBuf> {
     table.into_iter().map(|mount| mount.at).filter(|at| at.starts_with(dir)).collect()
 }
 
-fn processes_naming(dir: &Path) -> Vec<Pid> {
+pub(crate) fn processes_naming(dir: &Path) -> Vec<Pid> {
     let (name, here) = (dir.to_str().unwrap().as_bytes(), std::process::id());
     let numbers = names_in(Path::new("/proc")).into_iter().filter_map(|name| name.parse::<i32>().ok());
     let named = numbers.filter(|pid| {

@@ -75,6 +75,8 @@ struct Document {
 
 struct Rule {
     part: String,
+    /// How the User-Agent of those it is for begins; empty: it is for all.
+    agent: String,
     left: usize,
     act: Act,
 }
@@ -151,7 +153,13 @@ impl Script {
     }
 
     pub(crate) fn times(mut self, times: usize, part: &str, act: Act) -> Self {
-        self.rules.push(Rule { part: part.to_owned(), left: times, act });
+        self.rules.push(Rule { part: part.to_owned(), agent: String::new(), left: times, act });
+        self
+    }
+
+    /// Clients whose User-Agent begins so always get `act` for these requests.
+    pub(crate) fn always_for(mut self, agent: &str, part: &str, act: Act) -> Self {
+        self.rules.push(Rule { part: part.to_owned(), agent: agent.to_owned(), left: usize::MAX, act });
         self
     }
 
@@ -259,7 +267,8 @@ impl Running {
     }
 
     pub(crate) fn add_rule(&self, times: usize, part: &str, act: Act) {
-        self.state.script.lock().rules.push(Rule { part: part.to_owned(), left: times, act });
+        let rule = Rule { part: part.to_owned(), agent: String::new(), left: times, act };
+        self.state.script.lock().rules.push(rule);
     }
 
     async fn serve<S: AsyncRead + AsyncWrite + Unpin>(&self, mut stream: S) -> Option<()> {
@@ -300,14 +309,22 @@ impl Running {
             (Some(Act::Status(status, headers)), _) => respond(stream, status, &headers, b"{}").await,
             (Some(Act::Redirect(to)), _) => respond(stream, 307, &[("Location", to)], b"moved").await,
             (Some(Act::Silence), _) => std::future::pending().await,
+            (None, Some((media_type, bytes))) if request.method == "HEAD" => {
+                let digest = ("Docker-Content-Digest", Digest::of(&bytes).to_string());
+                head(stream, 200, &[("Content-Type", media_type.to_owned()), digest], bytes.len()).await?;
+                stream.flush().await.ok()?;
+                Some(Next::KeepAlive)
+            }
             (_, None) => respond(stream, 404, &[], br#"{"errors":[{"code":"MANIFEST_UNKNOWN"}]}"#).await,
             (act, Some((media_type, bytes))) => give(stream, request, act, media_type, bytes).await,
         }
     }
 
     fn act(&self, request: &Seen) -> Option<Act> {
+        let agent = request.headers.get("user-agent").map_or("", String::as_str);
+        let is_for = |rule: &Rule| request.target.contains(&rule.part) && agent.starts_with(&rule.agent);
         let mut script = self.state.script.lock();
-        let rule = script.rules.iter_mut().find(|rule| rule.left > 0 && request.target.contains(&rule.part))?;
+        let rule = script.rules.iter_mut().find(|rule| rule.left > 0 && is_for(rule))?;
         rule.left -= 1;
         Some(rule.act.clone())
     }

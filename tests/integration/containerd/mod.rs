@@ -1,0 +1,21 @@
+//! containerd as Debian ships it, with runc and a real registry: what kubelet and `ctr` do to a node, done to oncefs.
+//!
+//! Every node has a containerd of its own in a directory of its own, so that tests run side by side and beside
+//! a containerd of the machine's.
+
+mod agreeing;
+mod away;
+mod credentials;
+mod cri;
+mod crowd;
+mod daemon;
+mod harness;
+mod images;
+mod leaving;
+mod local;
+mod removing;
+mod restarting;
+mod running;
+mod service;
+mod snapshots;
+mod user_namespaces;

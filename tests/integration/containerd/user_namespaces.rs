@@ -1,0 +1,39 @@
+//! Containers whose root is nobody on the node.
+
+use super::harness::{Images, Node, Snapshotter};
+use super::images::{file, with_shell};
+
+const MAPPED: [&str; 5] = ["--rm", "--uidmap", "0:200000:65536", "--gidmap", "0:200000:65536"];
+
+#[test]
+fn a_container_of_overlayfs_in_a_user_namespace_owns_its_files() {
+    owns_its_files(Snapshotter::Overlayfs, &MAPPED);
+}
+
+#[test]
+fn a_container_of_oncefs_in_a_user_namespace_owns_its_files() {
+    owns_its_files(Snapshotter::Oncefs, &MAPPED);
+}
+
+/// containerd tells the snapshotter how the ids are mapped, and does not change the owner of each file.
+#[test]
+fn a_container_whose_ids_oncefs_maps_owns_its_files() {
+    owns_its_files(Snapshotter::Oncefs, &[&MAPPED[..], &["--remap-labels"]].concat());
+}
+
+fn owns_its_files(snapshotter: Snapshotter, options: &[&str]) {
+    let images = Images::of(&["pause"]);
+    let name = images.add(&with_shell(&[file("etc/below", "from below\n")]), "user/namespace:1");
+    let node = Node::start(snapshotter, &images);
+    if snapshotter == Snapshotter::Oncefs {
+        node.oncefs().oncefs(&["pull", &name]).well();
+    }
+    node.ctr(&["images", "pull", &name]).well();
+    let looks = "id -u; stat -c %u /etc/below; echo more >> /etc/below; cat /etc/below; stat -c %u /etc/below; cat /proc/self/uid_map";
+    let words = ["sh", "-c", looks];
+    let said = node.containerd.run("default", options, &name, "mapped", &words).end().well().out;
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines[..5], ["0", "0", "from below", "more", "0"], "{said}");
+    assert_eq!(lines[5].split_whitespace().collect::<Vec<_>>(), ["0", "200000", "65536"], "{said}");
+    assert_eq!(node.run(&name, "unmapped", &["sh", "-c", "stat -c %u /etc/below; cat /etc/below"]), "0\nfrom below\n");
+}
