@@ -51,10 +51,18 @@ const CAPABILITIES: [InitFlags; 8] = [
     InitFlags::FUSE_POSIX_ACL,
 ];
 
+/// Mounts of us may show other owners (Linux 6.12), as containers in user namespaces want it. The kernel no longer says then who
+/// asks, and checks permissions alone, which it does here anyway; but fuser lets only the mounter in where nobody
+/// else may, and knows him by that.
+const IDMAPPED: InitFlags = InitFlags::FUSE_ALLOW_IDMAP;
+
 impl Filesystem for Serving {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
         for capability in CAPABILITIES {
             let _serves_without = config.add_capabilities(capability);
+        }
+        if self.is_for_everybody() {
+            let _serves_without = config.add_capabilities(IDMAPPED);
         }
         // The size of reads follows from that of writes, of which there are none.
         let _keeps_its_own = config.set_max_write(READ_BYTES_MAX as u32);

@@ -14,7 +14,7 @@ use tokio::runtime::Handle;
 use super::answer::{Node, Where};
 use super::attributes::{FOREVER, NOT_AT_ALL, attributes, bare_directory};
 use super::read::{ReadFailed, Wanted};
-use super::session::Root;
+use super::session::{Options, Root};
 use super::shelf::{Ready, Shelf, Table};
 use super::waiting::Caller;
 use super::{READ_BYTES_MAX, errno};
@@ -37,6 +37,7 @@ pub(super) struct Serving {
     shelf: Shelf,
     root: Root,
     owner: Option<(u32, u32)>,
+    allow_other: bool,
     runtime: Handle,
     counts: Arc<Counts>,
 }
@@ -134,8 +135,14 @@ impl Counts {
 // === impl Serving ===
 
 impl Serving {
-    pub(super) fn new(shelf: Shelf, root: Root, owner: Option<(u32, u32)>, runtime: Handle) -> Self {
-        Self { shelf, root, owner, runtime, counts: Arc::default() }
+    pub(super) fn new(shelf: Shelf, options: &Options, runtime: Handle) -> Self {
+        let Options { root, allow_other, owner } = *options;
+        Self { shelf, root, owner, allow_other, runtime, counts: Arc::default() }
+    }
+
+    /// Whether it answers other users than the one who mounted.
+    pub(super) fn is_for_everybody(&self) -> bool {
+        self.allow_other
     }
 
     pub(super) fn counts(&self) -> Arc<Counts> {
@@ -331,7 +338,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_ends_one_answer_and_not_its_thread() {
-        let serving = Serving::new(Shelf::default(), Root::All, None, Handle::current());
+        let serving = Serving::new(
+            Shelf::default(),
+            &Options { root: Root::All, allow_other: true, owner: None },
+            Handle::current(),
+        );
         serving.answering(Operation::Lookup, || panic!("a bug, on purpose"));
         serving.answering(Operation::Lseek, || {});
         let counts = serving.counts();

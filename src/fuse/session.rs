@@ -97,7 +97,7 @@ impl Session {
     ) -> Result<Self, SessionError> {
         let failed = |source: io::Error| failed(mountpoint, source);
         let mountpoint = mountpoint.canonicalize().map_err(failed)?;
-        let serving = Serving::new(shelf.clone(), options.root, options.owner, runtime);
+        let serving = Serving::new(shelf.clone(), options, runtime);
         let counts = serving.counts();
         let mut session = fuser::Session::new(serving, &mountpoint, &fuser_config(options, config)).map_err(failed)?;
         let (unmounter, kernel) = (session.unmount_callable(), Arc::new(session.notifier()));

@@ -5,6 +5,7 @@
 
 pub mod bdi;
 pub mod file;
+pub mod idmap;
 pub mod inflate;
 pub mod mmap;
 pub mod mount;

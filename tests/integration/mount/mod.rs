@@ -1,5 +1,6 @@
 //! Views through a real FUSE mount: what programs and the kernel see.
 
+mod idmapped;
 mod metadata;
 mod names;
 mod overlay;

@@ -66,6 +66,16 @@ impl Tar {
         self
     }
 
+    pub(super) fn owned(mut self, path: &str, content: &[u8], mode: u32, (user, group): (u64, u64)) -> Self {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(mode);
+        header.set_uid(user);
+        header.set_gid(group);
+        header.set_size(content.len() as u64);
+        self.0.append_data(&mut header, path, content).unwrap();
+        self
+    }
+
     fn add(&mut self, kind: tar::EntryType, path: &str, mode: u32, content: &[u8]) {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(kind);
