@@ -19,6 +19,7 @@ pub mod fuse;
 pub mod image;
 pub mod index;
 pub mod metrics;
+pub mod mount;
 pub mod registry;
 pub mod snapshotter;
 pub mod store;

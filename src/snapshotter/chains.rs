@@ -11,6 +11,8 @@ use crate::digest::{ChainId, Digest, LayerDigest};
 pub struct Wanted {
     /// The chain that ends with the layer.
     pub chain: ChainId,
+    /// The chain below it; `None` for an image's first layer. Labels that do not fit to it are not believed.
+    pub parent: Option<ChainId>,
     /// Where the layer would come from; `None` where the labels do not say.
     pub source: Option<LayerSource>,
 }

@@ -1,6 +1,23 @@
 //! containerd's snapshots: the bookkeeping, the service that containerd calls, and what of an image needs no unpacking.
+//!
+//! `snapshots` does what the calls ask, over the `book` in memory, the `record`s in the store's database and the
+//! `directories`; `service` and `status` are the edge to containerd. [`Chains`] is the seam to what can be served.
 
+mod book;
 mod chains;
+mod directories;
+mod error;
+mod filter;
+mod labels;
 pub mod protocol;
+mod record;
+mod service;
+mod snapshots;
+mod status;
 
+pub use book::{Content, Kind, Labels, Snapshot};
 pub use chains::{Chains, LayerSource, UnknownChain, Usage, Wanted};
+pub use error::SnapshotError;
+pub use filter::Filters;
+pub use service::{ServiceFailed, serve};
+pub use snapshots::{Commit, New, Snapshots};

@@ -7,6 +7,8 @@
 //! reserved before each change, values are kept small enough never to become files of their own, and after an
 //! error all the same the database is not touched again by this process.
 
+mod snapshots;
+
 use std::fs;
 use std::fs::File;
 use std::io;
@@ -59,6 +61,8 @@ struct Trees {
     layers: sled::Tree,
     /// By reference, a zero byte, platform, a zero byte, and the number of the piece of the value, 2 bytes big-endian.
     images: sled::Tree,
+    /// See `snapshots`.
+    snapshots: sled::Tree,
     db: sled::Db,
     /// sled's log, for reserving space.
     log: File,
@@ -227,10 +231,10 @@ impl Trees {
             }
         };
         let tree = |name| db.open_tree(name).map_err(|error| Trouble::of(error, path));
-        let (meta, layers, images) = (tree("meta")?, tree("layers")?, tree("images")?);
+        let (meta, layers, images, snapshots) = (tree("meta")?, tree("layers")?, tree("images")?, tree("snapshots")?);
         let log = path.join("db");
         let log = File::options().write(true).open(&log).map_err(StoreError::io("open", &log));
-        Ok(Self { meta, layers, images, db, log: log.map_err(Trouble::Failed)? })
+        Ok(Self { meta, layers, images, snapshots, db, log: log.map_err(Trouble::Failed)? })
     }
 
     /// Makes sure that a change which writes so many bytes finds its space.

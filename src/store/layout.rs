@@ -6,6 +6,7 @@
 //! <root>/db/                      sled
 //! <root>/db.broken-<n>/           a database that could not be read, kept for people to look at
 //! <root>/layers/sha256/<hex>/     one finished layer: data, tree, frames, resident
+//! <root>/snapshots/<id>/{fs,work} what containers write, and what containerd unpacked
 //! <root>/staging/<hex>.<n>/       a layer being received or removed; emptied when the store is opened
 //! ```
 
@@ -62,6 +63,11 @@ impl Layout {
     /// The layer whose directory has this name.
     pub(super) fn layer_named(name: &OsStr) -> Option<LayerDigest> {
         Digest::from_hex(name.to_str()?).ok().map(LayerDigest)
+    }
+
+    /// The directory that holds the snapshots' directories.
+    pub(super) fn snapshots(&self) -> PathBuf {
+        self.root.join("snapshots")
     }
 
     pub(super) fn staging(&self) -> PathBuf {

@@ -207,6 +207,26 @@ impl Store {
         self.inner.db.remove_image(reference, platform)
     }
 
+    /// Writes the record of a snapshot, in place of the one before it; durably.
+    pub fn put_snapshot(&self, id: u64, record: &[u8]) -> Result<(), StoreError> {
+        self.inner.db.put_snapshot(id, record)
+    }
+
+    /// Removes the record of a snapshot, durably.
+    pub fn remove_snapshot(&self, id: u64) -> Result<(), StoreError> {
+        self.inner.db.remove_snapshot(id)
+    }
+
+    /// The records of all snapshots, by their numbers.
+    pub fn snapshots(&self) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
+        self.inner.db.snapshots()
+    }
+
+    /// Where the directories of snapshots are, each named by its number.
+    pub fn snapshots_path(&self) -> std::path::PathBuf {
+        self.inner.shared.layout.snapshots()
+    }
+
     /// Space of the disk under the root.
     pub fn statfs(&self) -> Result<Space, StoreError> {
         let shared = &self.inner.shared;
