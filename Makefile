@@ -60,6 +60,7 @@ fuzz:
 
 bench: packages build
 	benches/run.py
+	benches/containerd.py
 
 install: build
 	install -D -m 755 target/release/oncefs $(DESTDIR)$(PREFIX)/bin/oncefs

@@ -69,19 +69,23 @@ def median(values):
 class Registry:
     """Debian's docker-registry on a free port, with the image pushed to it, and its access log as witness."""
 
-    def __init__(self, work):
+    def __init__(self, work, images=(IMAGE,)):
         self.work = os.path.join(work, "registry")
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
             self.port = s.getsockname()[1]
         subprocess.run([os.path.join(TOP, "tests/images/registry.sh"), "start", self.work, str(self.port)], check=True,
                        stdout=subprocess.DEVNULL)
-        build = [sys.executable, os.path.join(TOP, "tests/images/build.py"), "--out", IMAGES, "--cache",
-                 os.path.join(TOP, "target/images-cache"), "--push", "127.0.0.1:%d" % self.port, IMAGE]
-        if os.path.exists(os.path.join(IMAGES, IMAGE, "index.json")):
-            build.insert(2, "--push-only")
-        subprocess.run(build, check=True, stderr=subprocess.DEVNULL)
-        self.reference = "127.0.0.1:%d/images/%s:latest" % (self.port, IMAGE)
+        for image in images:
+            build = [sys.executable, os.path.join(TOP, "tests/images/build.py"), "--out", IMAGES, "--cache",
+                     os.path.join(TOP, "target/images-cache"), "--push", "127.0.0.1:%d" % self.port, image]
+            if os.path.exists(os.path.join(IMAGES, image, "index.json")):
+                build.insert(2, "--push-only")
+            subprocess.run(build, check=True, stderr=subprocess.DEVNULL)
+        self.reference = self.named(IMAGE)
+
+    def named(self, image):
+        return "127.0.0.1:%d/images/%s:latest" % (self.port, image)
 
     def forget(self):
         open(os.path.join(self.work, "log"), "w").close()
@@ -309,4 +313,5 @@ def main():
             registry.stop()
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -7,7 +7,8 @@ here=$(cd "$(dirname "$0")/.." && pwd)
 # program:package
 wanted="cc:gcc make:make python3:python3 umoci:umoci skopeo:skopeo docker-registry:docker-registry
 fusermount3:fuse3 mmdebstrap:mmdebstrap zstd:zstd pigz:pigz bsdtar:libarchive-tools getfattr:attr
-setcap:libcap2-bin htpasswd:apache2-utils jq:jq curl:curl runuser:util-linux xz:xz-utils"
+setcap:libcap2-bin htpasswd:apache2-utils jq:jq curl:curl runuser:util-linux xz:xz-utils
+containerd:containerd ctr:containerd runc:runc"
 
 missing=
 for pair in $wanted; do
