@@ -183,6 +183,14 @@ pub struct MountReport {
     pub loaded: bool,
 }
 
+/// An image of which containerd has claimed chains.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClaimedReport {
+    pub image: ImageReport,
+    /// Snapshots of any of its chains.
+    pub claims: usize,
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StatusReport {
     pub version: String,
@@ -192,6 +200,9 @@ pub struct StatusReport {
     pub mounts: Vec<MountReport>,
     /// Mounts that are out of sight and served on to their last user.
     pub leaving: usize,
+    /// Images of which containerd has claimed chains.
+    #[serde(default)]
+    pub claimed: Vec<ClaimedReport>,
     /// Every layer in the store.
     pub layers: Vec<LayerReport>,
     /// Bytes on the store's disk that are free for it, and all.

@@ -187,7 +187,21 @@ impl ChainId {
     /// The chain id of `diff_ids` applied in order, bottom first; of no layers there is none.
     pub fn of(diff_ids: &[DiffId]) -> Option<Self> {
         let (first, rest) = diff_ids.split_first()?;
-        Some(rest.iter().fold(Self(first.0), |chain, diff| Self(Digest::of(format!("{chain} {diff}").as_bytes()))))
+        Some(rest.iter().fold(Self(first.0), Self::below))
+    }
+
+    /// Of each prefix of `diff_ids`, the shortest first.
+    pub fn of_prefixes(diff_ids: &[DiffId]) -> Vec<Self> {
+        let next = |chain: &mut Option<Self>, diff: &DiffId| {
+            *chain = Some(chain.map_or(Self(diff.0), |chain| chain.below(diff)));
+            *chain
+        };
+        diff_ids.iter().scan(None, next).collect()
+    }
+
+    /// The chain with one more layer on top.
+    fn below(self, diff: &DiffId) -> Self {
+        Self(Digest::of(format!("{self} {diff}").as_bytes()))
     }
 }
 
@@ -306,6 +320,8 @@ mod tests {
         let ab = Digest::of(format!("{a} {b}").as_bytes());
         let abc = Digest::of(format!("{ab} {c}").as_bytes());
         assert_eq!(ChainId::of(&[a, b, c]), Some(ChainId(abc)));
+        assert_eq!(ChainId::of_prefixes(&[a, b, c]), [ChainId(a.0), ChainId(ab), ChainId(abc)]);
+        assert_eq!(ChainId::of_prefixes(&[]), []);
     }
 
     proptest! {

@@ -7,7 +7,7 @@ use clap::Args;
 use super::connection::{Asked, unexpected};
 use super::progress::{Shown, bytes, short};
 use super::{Setting, print_json, print_line};
-use crate::control::{Call, Failure, LayerReport, MountReport, Outcome, State, StatusReport};
+use crate::control::{Call, ClaimedReport, Failure, LayerReport, MountReport, Outcome, State, StatusReport};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -47,15 +47,22 @@ fn print(status: &StatusReport) {
         print_line("");
         print_mount(mount);
     }
+    for claimed in &status.claimed {
+        print_line("");
+        print_claimed(claimed);
+    }
     if status.leaving > 0 {
         print_line(&format!("\nout of sight but still in use: {}", status.leaving));
     }
-    let of_mounts = |layer: &&LayerReport| {
-        status.mounts.iter().any(|mount| mount.image.layers.iter().any(|mounted| mounted.digest == layer.digest))
-    };
-    let others: Vec<_> = status.layers.iter().filter(|layer| !of_mounts(layer)).collect();
+    let images = status.mounts.iter().map(|mount| &mount.image);
+    let images = images.chain(status.claimed.iter().map(|claimed| &claimed.image));
+    let used: Vec<_> = images.flat_map(|image| &image.layers).map(|layer| layer.digest).collect();
+    let others: Vec<_> = status.layers.iter().filter(|layer| !used.contains(&layer.digest)).collect();
     if !others.is_empty() {
-        print_line("\nlayers that no mount uses:");
+        print_line(match status.claimed.is_empty() {
+            true => "\nlayers that no mount uses:",
+            false => "\nlayers that neither a mount nor containerd uses:",
+        });
         others.into_iter().for_each(print_layer);
     }
 }
@@ -64,6 +71,11 @@ fn print_mount(mount: &MountReport) {
     let image = &mount.image;
     let loaded = if mount.loaded { "" } else { " (nobody has looked into it yet)" };
     print_line(&format!("{}  {}  {}{loaded}", mount.at.display(), image.reference, image.platform));
+    image.layers.iter().for_each(print_layer);
+}
+
+fn print_claimed(ClaimedReport { image, claims }: &ClaimedReport) {
+    print_line(&format!("containerd  {}  {}  claims: {claims}", image.reference, image.platform));
     image.layers.iter().for_each(print_layer);
 }
 

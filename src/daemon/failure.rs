@@ -43,7 +43,7 @@ fn image_kind(error: &ImageError) -> FailureKind {
         ImageError::Layer { source, .. } => layer_kind(source),
         ImageError::View { .. } => FailureKind::Corrupt,
         ImageError::Store(_) => FailureKind::Store,
-        ImageError::Shared(_) | ImageError::Stopping => FailureKind::Other,
+        ImageError::UnknownChain(_) | ImageError::Shared(_) | ImageError::Stopping => FailureKind::Other,
     }
 }
 

@@ -2,9 +2,10 @@
 //!
 //! Root has one FUSE mount, `<run>/fs`, with a directory for each view, and binds those to where they are wanted: images
 //! that share layers share inodes and so the page cache. Who may not bind-mount, or wants other owners shown,
-//! gets a FUSE mount of one view. `change` makes and takes away, `leaving` serves what is out of sight to its end.
+//! gets a FUSE mount of one view. `change` makes and takes away, `leaving` serves what is out of sight to its end,
+//! `claimed` shows the chains that containerd has claimed, which need no mount of their own.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,14 +15,15 @@ use super::node::{News, Node};
 use super::report;
 use crate::config::Config;
 use crate::control::{Event, Failure, FailureKind, MountCall, MountReport};
-use crate::digest::Digest;
+use crate::digest::ChainId;
 use crate::fuse::{Session, Shelf};
-use crate::image::Image;
+use crate::image::{Asker, Held, Image};
 use crate::sync::Mutex;
 use crate::sys::mount as kernel;
 use crate::view::ViewSlot;
 
 mod change;
+mod claimed;
 mod lazily;
 mod leaving;
 
@@ -50,9 +52,17 @@ struct Shared {
 #[derive(Default)]
 struct State {
     mounted: BTreeMap<PathBuf, Mounted>,
-    /// The same manifest has the same slot as long as this process lives, mounted or not.
-    slots: HashMap<Digest, ViewSlot>,
+    /// The same chain has the same slot as long as its layers are sure to stay.
+    slots: HashMap<ChainId, ViewSlot>,
+    /// Slots that the database has handed out for views to come.
+    spare_slots: Vec<ViewSlot>,
+    /// The images that views are of, so that their layers stay.
+    held: HashMap<ViewSlot, Vec<Held>>,
+    /// Chains that are shown for containerd.
+    claimed: HashSet<ChainId>,
     everything: Option<Everything>,
+    /// Root's one mount is there whether something is mounted or not.
+    stays: bool,
     /// Out of sight, but perhaps in use.
     leaving: Vec<Leaving>,
     /// Changes under way: what is mounted now is not what will be.
@@ -74,7 +84,7 @@ struct Mounted {
 struct Everything {
     session: Session,
     /// Views whose bind mounts were in use when they left the sight. Only the mount as a whole shows when they are not.
-    in_use: Vec<ViewSlot>,
+    in_use: HashSet<ViewSlot>,
 }
 
 // === impl Mounts ===
@@ -106,7 +116,7 @@ impl Mounts {
     /// Mounts as soon as manifest and config are known; waits for the layers only if the call says so.
     pub(super) async fn mount(&self, call: &MountCall, news: &News) -> Result<PathBuf, Failure> {
         let at = self.place(&call.at)?;
-        let image = self.shared.node.resolve(&call.image, call.platform.as_deref()).await?;
+        let image = self.shared.node.resolve(&call.image, call.platform.as_deref(), Asker::User).await?;
         let images = self.shared.node.images();
         let _nobody_listens = news.send(Event::Resolved(report::of_image(images, &image)));
         let showing = {
@@ -115,7 +125,7 @@ impl Mounts {
         };
         let shown = self.to_the_end(showing).await?;
         if call.wait {
-            self.shared.node.with_news(&image, news, images.open_view(&image, shown.slot())).await?;
+            self.shared.node.with_news(&image, news, images.open_chain(image.chain(), shown.slot())).await?;
         }
         shown.keep();
         tracing::info!(image = image.reference, manifest = %image.manifest_digest, at = %at.display(), "mounted");

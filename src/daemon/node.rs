@@ -9,7 +9,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::{failure, report};
 use crate::config::Config;
 use crate::control::{CheckSummary, Event, Failure, FailureKind, ImageReport, InspectReport, PullCall, StatusReport};
-use crate::image::{Image, ImageFailed, Images};
+use crate::image::{Asker, Held, Image, ImageFailed, Images};
 use crate::registry::{Platform, Reference, Registry};
 use crate::store::{Store, StoreError};
 
@@ -42,7 +42,8 @@ impl Node {
                 opened => break opened.map_err(|error| failure::of_store(&error))?,
             }
         };
-        Ok(Self { images: Images::new(registry, store, config.scan.clone()) })
+        let scan = config.scan.clone();
+        Ok(Self { images: blocking(move || Images::new(registry, store, scan)).await? })
     }
 
     pub(super) fn images(&self) -> &Images {
@@ -50,22 +51,39 @@ impl Node {
     }
 
     /// The image's manifest and config.
-    pub(super) async fn resolve(&self, image: &str, platform: Option<&str>) -> Result<Arc<Image>, Failure> {
+    pub(super) async fn resolve(
+        &self,
+        image: &str,
+        platform: Option<&str>,
+        asker: Asker,
+    ) -> Result<Arc<Image>, Failure> {
         let wrong = |error: &dyn std::fmt::Display| Failure::new(FailureKind::Usage, format!("{image}: {error}"));
         let reference: Reference = image.parse().map_err(|error| wrong(&error))?;
         let platform = match platform {
             Some(platform) => platform.parse().map_err(|error| wrong(&error))?,
             None => Platform::host(),
         };
-        self.images.resolve(&reference, &platform).await.map_err(failure::of_image)
+        self.images.resolve(&reference, &platform, asker).await.map_err(failure::of_image)
     }
 
-    /// Makes all layers of an image usable.
+    /// Makes all layers of an image usable, and keeps them.
     pub async fn pull(&self, call: &PullCall, news: &News) -> Result<ImageReport, Failure> {
-        let image = self.resolve(&call.image, call.platform.as_deref()).await?;
-        let _nobody_listens = news.send(Event::Resolved(report::of_image(&self.images, &image)));
-        self.with_news(&image, news, self.images.layers(&image)).await?;
-        Ok(report::of_image(&self.images, &image))
+        let image = self.resolve(&call.image, call.platform.as_deref(), Asker::User).await?;
+        self.make_usable(&image, news).await
+    }
+
+    /// Makes all layers of an image usable on behalf of containerd. They stay as long as the result is kept; by then it must
+    /// have claimed its chains.
+    pub async fn pull_for_containerd(&self, call: &PullCall, news: &News) -> Result<(ImageReport, Held), Failure> {
+        let image = self.resolve(&call.image, call.platform.as_deref(), Asker::Containerd).await?;
+        let held = self.images.hold(&image);
+        Ok((self.make_usable(&image, news).await?, held))
+    }
+
+    async fn make_usable(&self, image: &Arc<Image>, news: &News) -> Result<ImageReport, Failure> {
+        let _nobody_listens = news.send(Event::Resolved(report::of_image(&self.images, image)));
+        self.with_news(image, news, self.images.layers(image)).await?;
+        Ok(report::of_image(&self.images, image))
     }
 
     /// Tells how far the image's layers are while `work` goes on.
@@ -90,7 +108,7 @@ impl Node {
     }
 
     pub async fn inspect(&self, call: &PullCall) -> Result<InspectReport, Failure> {
-        let image = self.resolve(&call.image, call.platform.as_deref()).await?;
+        let image = self.resolve(&call.image, call.platform.as_deref(), Asker::Onlooker).await?;
         Ok(InspectReport {
             image: report::of_image(&self.images, &image),
             media_type: image.media_type.clone(),
@@ -113,6 +131,7 @@ impl Node {
                 server: None,
                 mounts: Vec::new(),
                 leaving: 0,
+                claimed: images.claimed().iter().map(|claimed| report::of_claimed(&images, claimed)).collect(),
                 layers,
                 free_bytes: space.available,
                 total_bytes: space.total,

@@ -1,7 +1,7 @@
 //! What is known, in the words of the control socket.
 
-use crate::control::{ImageReport, LayerReport, State};
-use crate::image::{Image, Images, LayerState, LayerStatus};
+use crate::control::{ClaimedReport, ImageReport, LayerReport, State};
+use crate::image::{ClaimedImage, Image, Images, LayerState, LayerStatus};
 use crate::store::Layer;
 
 pub(super) fn of_image(images: &Images, image: &Image) -> ImageReport {
@@ -12,6 +12,10 @@ pub(super) fn of_image(images: &Images, image: &Image) -> ImageReport {
         layers: of_layers(images, image),
         remembered: image.remembered,
     }
+}
+
+pub(super) fn of_claimed(images: &Images, ClaimedImage { image, claims }: &ClaimedImage) -> ClaimedReport {
+    ClaimedReport { image: of_image(images, image), claims: *claims }
 }
 
 pub(super) fn of_layers(images: &Images, image: &Image) -> Vec<LayerReport> {

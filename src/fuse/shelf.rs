@@ -80,13 +80,24 @@ impl Shelf {
 
     /// Shows a view no longer. Who has its files open finds them gone once the kernel asks again.
     pub fn remove(&self, slot: ViewSlot) {
+        self.keep(|other| other != slot);
+    }
+
+    /// Shows no views any longer but these.
+    pub fn keep(&self, is_kept: impl Fn(ViewSlot) -> bool) {
+        if self.table().views.keys().all(|slot| is_kept(*slot)) {
+            return;
+        }
         self.change(|table| {
-            if let Some(shown) = table.views.remove(&slot) {
-                table.names.remove(&shown.name);
-            }
+            table.views.retain(|slot, _| is_kept(*slot));
+            table.names.retain(|_, slot| is_kept(*slot));
             table.collect_layers();
         });
         self.tell();
+    }
+
+    pub fn has(&self, slot: ViewSlot) -> bool {
+        self.table().views.contains_key(&slot)
     }
 
     pub fn is_ready(&self, slot: ViewSlot) -> bool {

@@ -1,11 +1,12 @@
 //! From a layer's digest to a layer in the store: it is there, or it is scanned, once however many want it.
 
+use super::chains::AtWork;
 use super::progress::LayerProgress;
 use super::{Image, ImageError, Images, LayerError};
 use crate::blob::{Blobs as _, Layered};
 use crate::flight::Ticket;
 use crate::index::scan::scan;
-use crate::store::{Layer, Receiving};
+use crate::store::{Layer, Measure, Receiving, StoreError};
 use crate::sync::Arc;
 
 impl Images {
@@ -15,22 +16,19 @@ impl Images {
             let (images, image, layer) = (self.clone(), image.clone(), layer.clone());
             async move {
                 let made = images.make_usable(&image, &layer).await;
-                let error = |source| ImageError::Layer {
-                    image: image.reference.clone(),
-                    layer: layer.digest,
-                    source: Box::new(source),
-                };
-                made.map_err(error)
+                made.map_err(|source| ImageError::layer(&image, &layer, source))
             }
         })
     }
 
     async fn make_usable(&self, image: &Image, layer: &Layered) -> Result<Arc<Layer>, LayerError> {
+        let at_work = self.at_work(layer.digest).await;
         if let Some(here) = self.here(layer)? {
+            self.note_measure(&layer.digest, Measure::of(&here));
             return Ok(here);
         }
         let progress = self.shared.progresses.lock().begin(layer);
-        let scanned = self.scan(image, layer, &progress).await;
+        let scanned = self.scan(image, layer, &progress, at_work).await;
         // Not reached when the last claim is dropped: `progress` itself notices that.
         progress.end(scanned.as_ref().err());
         scanned
@@ -39,15 +37,17 @@ impl Images {
     /// The layer, if the store has it. Two images may name one blob and disagree on what is in it: one of them lies.
     fn here(&self, layer: &Layered) -> Result<Option<Arc<Layer>>, LayerError> {
         let here = self.shared.store.layer(&layer.digest)?;
-        match &here {
-            Some(here) if here.diff_id() != layer.diff_id => {
-                Err(LayerError::OtherContent { says: layer.diff_id, is: here.diff_id() })
-            }
-            _ => Ok(here),
-        }
+        here.as_ref().map_or(Ok(()), |here| check_content(here, layer))?;
+        Ok(here)
     }
 
-    async fn scan(&self, image: &Image, layer: &Layered, progress: &LayerProgress) -> Result<Arc<Layer>, LayerError> {
+    async fn scan(
+        &self,
+        image: &Image,
+        layer: &Layered,
+        progress: &LayerProgress,
+        at_work: Arc<AtWork>,
+    ) -> Result<Arc<Layer>, LayerError> {
         let _place = self.shared.places.acquire().await.map_err(|_| LayerError::Stopping)?;
         progress.start();
         let blob = self.shared.registry.open(layer.digest, layer.size, image.origin.clone()).await?;
@@ -57,13 +57,29 @@ impl Images {
         let limits = &self.shared.config.limits;
         let verified = scan(layer, blob.as_ref(), receiving.parts(), limits, progress.counters()).await?;
         let origin = image.origin.clone();
-        let finished = off_thread(move || receiving.finish(verified, origin)).await??;
+        let images = self.clone();
+        // It goes on when nobody waits for it any more, and then the layer is looked at again: somebody must want it.
+        let finish = move || {
+            let finished = receiving.finish(verified, origin)?;
+            images.note_measure(&finished.digest(), Measure::of(&finished));
+            drop(at_work);
+            Ok::<_, StoreError>(finished)
+        };
+        let finished = off_thread(finish).await??;
         tracing::info!(
             layer = %layer.digest, image = image.reference, bytes = layer.size, data_bytes = finished.data_bytes(),
             seconds = started.elapsed().as_secs_f64(), "layer scanned"
         );
         Ok(finished)
     }
+}
+
+/// Whether the layer's verified content is what an image says.
+pub(super) fn check_content(layer: &Layer, says: &Layered) -> Result<(), LayerError> {
+    if layer.diff_id() == says.diff_id {
+        return Ok(());
+    }
+    Err(LayerError::OtherContent { says: says.diff_id, is: layer.diff_id() })
 }
 
 /// Runs what waits for the disk where it holds nobody up.

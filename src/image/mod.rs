@@ -3,6 +3,7 @@
 //! Everything here that takes long is a flight: one manifest request for all who open an image, one scan for all
 //! who want a layer, one view for all mounts of an image. Dropping what a call returned drops its claim on the work.
 
+mod chains;
 mod layer;
 mod progress;
 mod resolve;
@@ -10,19 +11,23 @@ mod resolve;
 use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use crate::blob::{Layered, Origin};
-use crate::digest::{Digest, LayerDigest};
+use crate::digest::{ChainId, Digest, LayerDigest};
 use crate::flight::{Failed, Flight};
 use crate::index::scan::Limits;
 use crate::registry::{Registry, RegistryError};
 use crate::store::{Layer, Store, StoreError};
+use crate::sync::atomic::AtomicU64;
 use crate::sync::{Arc, Mutex};
 use crate::view::{LayerSlot, Lower, View, ViewError, ViewSlot};
 
+pub use chains::{ChainError, ChainSource, ChainUsage, ClaimedImage, Held, Search};
 pub use progress::{LayerState, LayerStatus};
+pub use resolve::Asker;
 
+use chains::{Found, Ledger};
 use progress::Progresses;
 
 /// What a user may set about making layers usable.
@@ -74,6 +79,8 @@ pub enum ImageError {
     Layer { image: String, layer: LayerDigest, source: Box<LayerError> },
     #[error("the layers of {image} do not fit together")]
     View { image: String, source: Box<ViewError> },
+    #[error("chain {0} is not known here any more")]
+    UnknownChain(ChainId),
     #[error(transparent)]
     Store(#[from] StoreError),
     /// Others wait for the same and get the same.
@@ -105,12 +112,19 @@ struct Shared {
     registry: Registry,
     store: Store,
     config: Config,
-    resolving: Flight<(String, String), Arc<Image>, ImageError>,
+    resolving: Flight<(String, String, Asker), Arc<Image>, ImageError>,
+    finding: Flight<String, Arc<Found>, ImageError>,
     scanning: Flight<LayerDigest, Arc<Layer>, ImageError>,
     opening: Flight<ViewSlot, Opened, ImageError>,
     /// A place for each layer that is scanned now.
     places: Arc<Semaphore>,
     progresses: Mutex<Progresses>,
+    ledger: Mutex<Ledger>,
+    /// Says that there may be something to delete.
+    work: watch::Sender<()>,
+    /// Says that a layer or an image's record is nobody's any more: who waited for that may try.
+    freed: watch::Sender<()>,
+    failed_scans: AtomicU64,
 }
 
 // === impl Config ===
@@ -124,6 +138,7 @@ impl Default for Config {
 // === impl Images ===
 
 impl Images {
+    /// Takes the images that the store knows into memory: blocking for a moment.
     pub fn new(registry: Registry, store: Store, config: Config) -> Self {
         let places = Arc::new(Semaphore::new(config.concurrent_layers.max(1)));
         let shared = Shared {
@@ -131,12 +146,19 @@ impl Images {
             store,
             config,
             resolving: Flight::new(),
+            finding: Flight::new(),
             scanning: Flight::new(),
             opening: Flight::new(),
             places,
             progresses: Mutex::new(Progresses::default()),
+            ledger: Mutex::default(),
+            work: watch::Sender::default(),
+            freed: watch::Sender::default(),
+            failed_scans: AtomicU64::new(0),
         };
-        Self { shared: Arc::new(shared) }
+        let images = Self { shared: Arc::new(shared) };
+        images.recall();
+        images
     }
 
     pub fn store(&self) -> &Store {
@@ -149,8 +171,12 @@ impl Images {
 
     /// All layers of the image, bottom first, scanned where they are not here. The first that fails ends it.
     pub async fn layers(&self, image: &Arc<Image>) -> Result<Vec<Arc<Layer>>, ImageFailed> {
+        self.first_layers(image, image.layers.len()).await
+    }
+
+    async fn first_layers(&self, image: &Arc<Image>, length: usize) -> Result<Vec<Arc<Layer>>, ImageFailed> {
         // The largest first: it decides when all are done.
-        let mut order: Vec<usize> = (0..image.layers.len()).collect();
+        let mut order: Vec<usize> = (0..length).collect();
         order.sort_by_key(|at| std::cmp::Reverse(image.layers.get(*at).map_or(0, |layer| layer.size)));
         let started = order.into_iter().filter_map(|at| Some((at, self.layer(image, image.layers.get(at)?))));
         let tickets = started.map(|(at, ticket)| async move { ticket.await.map(|layer| (at, layer)) });
@@ -159,16 +185,33 @@ impl Images {
         Ok(layers.into_iter().map(|(_, layer)| layer).collect())
     }
 
-    /// The image's merged tree under this slot, with every layer in the store.
-    pub async fn open_view(&self, image: &Arc<Image>, slot: ViewSlot) -> Result<Opened, ImageFailed> {
+    /// The chain's merged tree under this slot, with every layer in the store.
+    pub async fn open_chain(&self, chain: ChainId, slot: ViewSlot) -> Result<Opened, ImageFailed> {
         let ticket = self.shared.opening.join(slot, || {
-            let (images, image) = (self.clone(), image.clone());
-            async move {
-                let layers = images.layers(&image).await?;
-                open(&image, slot, layers)
-            }
+            let images = self.clone();
+            async move { images.open_any(&chain, slot).await }
         });
         ticket.await
+    }
+
+    /// With the layers of the image that serves it, or else of another that has the chain: one's registry may be away, or it
+    /// may lie about what is in its blobs.
+    async fn open_any(&self, chain: &ChainId, slot: ViewSlot) -> Result<Opened, ImageError> {
+        let mut first_error = None;
+        for (image, length) in self.images_that_have(chain) {
+            let opened = match self.first_layers(&image, length).await {
+                Ok(layers) => open(&image, slot, layers),
+                Err(failed) => Err(failed.into()),
+            };
+            match opened {
+                Ok(opened) => {
+                    self.serve_with(chain, &image);
+                    return Ok(opened);
+                }
+                Err(error) => drop(first_error.get_or_insert(error)),
+            }
+        }
+        Err(first_error.unwrap_or(ImageError::UnknownChain(*chain)))
     }
 
     /// What is known of each layer of the image, bottom first.
@@ -184,6 +227,10 @@ impl Images {
 }
 
 fn open(image: &Image, slot: ViewSlot, layers: Vec<Arc<Layer>>) -> Result<Opened, ImageError> {
+    // Who joined another image's scan learns here whether the blob is what this image says.
+    for (layer, says) in layers.iter().zip(&image.layers) {
+        layer::check_content(layer, says).map_err(|source| ImageError::layer(image, says, source))?;
+    }
     let lowers = layers.iter().map(|layer| Lower { slot: LayerSlot(layer.slot()), tree: layer.tree().clone() });
     let view = View::open(slot, lowers.collect())
         .map_err(|source| ImageError::View { image: image.reference.clone(), source: Box::new(source) })?;
@@ -194,6 +241,10 @@ fn open(image: &Image, slot: ViewSlot, layers: Vec<Arc<Layer>>) -> Result<Opened
 // === impl ImageError ===
 
 impl ImageError {
+    fn layer(image: &Image, layer: &Layered, source: LayerError) -> Self {
+        Self::Layer { image: image.reference.clone(), layer: layer.digest, source: Box::new(source) }
+    }
+
     /// The error that the work ended with, whoever it was shared by.
     pub fn cause(&self) -> &Self {
         let mut error = self;
@@ -219,10 +270,5 @@ impl Image {
     /// Bytes of all blobs.
     pub fn size(&self) -> u64 {
         self.layers.iter().map(|layer| layer.size).sum()
-    }
-
-    /// The directory name of its view: the same for every reference to the same manifest.
-    pub fn view_name(&self) -> String {
-        self.manifest_digest.hex()
     }
 }

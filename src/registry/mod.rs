@@ -75,6 +75,15 @@ pub struct Resolved {
     pub origin: Origin,
 }
 
+/// What of a reference is wanted, and what need not be asked again.
+#[derive(Debug, Clone, Default)]
+pub struct Want {
+    /// `None` where the reference has a digest: whatever platform its manifest is for. Of an index that is this machine's.
+    pub platform: Option<Platform>,
+    /// A config from earlier. It is asked for if it is not the manifest's.
+    pub config: Option<Bytes>,
+}
+
 const REMOTE: &str = "docker://";
 const LAYOUT: &str = "oci:";
 const ARCHIVE: &str = "oci-archive:";
@@ -101,7 +110,15 @@ impl Registry {
     /// # Errors
     /// Says which registry or file failed, and what to do about it.
     pub async fn resolve(&self, image: &Reference, platform: &Platform) -> Result<Resolved, RegistryError> {
-        self.shared.resolve(image, platform).await
+        self.resolve_as(image, &Want { platform: Some(platform.clone()), config: None }).await
+    }
+
+    /// As [`Registry::resolve`], for who knows more of the image, or wants it as it is.
+    ///
+    /// # Errors
+    /// Says which registry or file failed, and what to do about it.
+    pub async fn resolve_as(&self, image: &Reference, want: &Want) -> Result<Resolved, RegistryError> {
+        self.shared.resolve(image, want).await
     }
 }
 
@@ -111,15 +128,21 @@ impl Blobs for Registry {
     }
 }
 
+// === impl Remote ===
+
+impl Remote {
+    /// Where its blobs can be had.
+    pub fn origin(&self) -> Origin {
+        Origin(format!("{REMOTE}{}", self.repository))
+    }
+}
+
 // === impl Shared ===
 
 impl Shared {
-    async fn resolve(&self, reference: &Reference, want: &Platform) -> Result<Resolved, RegistryError> {
+    async fn resolve(&self, reference: &Reference, want: &Want) -> Result<Resolved, RegistryError> {
         let (source, origin) = match reference {
-            Reference::Remote(remote) => {
-                let origin = Origin(format!("{REMOTE}{}", remote.repository));
-                (Source::Remote(self.client.clone(), remote.clone()), origin)
-            }
+            Reference::Remote(remote) => (Source::Remote(self.client.clone(), remote.clone()), remote.origin()),
             Reference::Layout(local) => {
                 let path = absolute(&local.path)?;
                 let origin = local_origin(LAYOUT, &path)?;

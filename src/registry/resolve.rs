@@ -6,7 +6,6 @@ use bytes::Bytes;
 
 use crate::blob::Origin;
 use crate::digest::{self, Digest};
-use crate::registry::Resolved;
 use crate::registry::client::{Ask, Client};
 use crate::registry::error::{ManifestError, RegistryError};
 use crate::registry::layout::Layout;
@@ -17,6 +16,7 @@ use crate::registry::manifest::{
 use crate::registry::platform::Platform;
 use crate::registry::reference::{Reference, Remote};
 use crate::registry::transport::Weight;
+use crate::registry::{Resolved, Want};
 use crate::sync::Arc;
 
 /// Where an image's documents are.
@@ -36,7 +36,7 @@ struct Found {
 pub(super) struct Search<'a> {
     pub(super) source: &'a Source,
     pub(super) reference: &'a Reference,
-    pub(super) want: &'a Platform,
+    pub(super) want: &'a Want,
     pub(super) origin: Origin,
 }
 
@@ -110,7 +110,7 @@ impl Search<'_> {
     /// The document for our platform among those of an index.
     async fn enter(&self, index: &Index) -> Result<Found, RegistryError> {
         let entries: Vec<&Entry> = index.entries.iter().collect();
-        let entry = choose(&entries, self.want).map_err(|have| match have.is_empty() {
+        let entry = choose(&entries, &self.platform()).map_err(|have| match have.is_empty() {
             true => self.unusable(ManifestError::Empty),
             false => self.no_platform(have),
         })?;
@@ -121,10 +121,13 @@ impl Search<'_> {
 
     async fn finish(&self, manifest: &Manifest, found: &Found) -> Result<Resolved, RegistryError> {
         let what = format!("the config of {}", self.image());
-        let config = self.fetch("blobs", manifest.config, &what, CONFIG_BYTES_MAX).await?;
+        let config = match self.known_config(manifest.config) {
+            Some(config) => config,
+            None => self.fetch("blobs", manifest.config, &what, CONFIG_BYTES_MAX).await?,
+        };
         let parsed = ImageConfig::parse(&config).map_err(|source| self.unusable(source))?;
-        if let Some(have) = &parsed.platform
-            && self.want.fit(have).is_none()
+        if let (Some(want), Some(have)) = (&self.want.platform, &parsed.platform)
+            && want.fit(have).is_none()
         {
             return Err(self.no_platform(vec![have.to_string()]));
         }
@@ -136,9 +139,19 @@ impl Search<'_> {
             manifest: found.bytes.clone(),
             config,
             layers,
-            platform: parsed.platform.unwrap_or_else(|| self.want.clone()),
+            platform: parsed.platform.unwrap_or_else(|| self.platform()),
             origin: self.origin.clone(),
         })
+    }
+
+    /// The config that is known already, if it is this one.
+    fn known_config(&self, wanted: Wanted) -> Option<Bytes> {
+        let config = self.want.config.clone().filter(|config| config.len() as u64 == wanted.size)?;
+        digest::check(config, &wanted.digest).map(digest::Checked::into_inner).ok()
+    }
+
+    fn platform(&self) -> Platform {
+        self.want.platform.clone().unwrap_or_else(Platform::host)
     }
 
     /// What `wanted` describes, whole and checked.
@@ -191,7 +204,7 @@ impl Search<'_> {
     }
 
     fn no_platform(&self, have: Vec<String>) -> RegistryError {
-        RegistryError::NoPlatform { image: self.image(), want: self.want.to_string(), have }
+        RegistryError::NoPlatform { image: self.image(), want: self.platform().to_string(), have }
     }
 }
 

@@ -24,8 +24,8 @@ use crate::store::slots::Counter;
 use crate::sync::Mutex;
 use crate::sys::file;
 
-/// Version of the database's trees and keys.
-const VERSION: u32 = 1;
+/// Version of the database's trees, keys and records. Version 2 has images' records that say whether they are kept.
+const VERSION: u32 = 2;
 
 /// sled's own cache; its default of 1 GiB is for another kind of program.
 const CACHE_BYTES: u64 = 4 << 20;
@@ -44,6 +44,8 @@ pub(super) struct Db {
     layout: Layout,
     /// Empty after an error.
     trees: Mutex<Option<Trees>>,
+    /// Held while a number is taken: nobody else gets it.
+    counting: Mutex<()>,
 }
 
 /// What is read of a database when it is opened.
@@ -90,14 +92,21 @@ impl Db {
             Some(has) if has > VERSION => {
                 Err(Trouble::Failed(StoreError::Newer { root: layout.root().to_path_buf(), has, known: VERSION }))
             }
-            Some(_) => trees.read_all().map(|layers| (trees, layers)),
+            Some(has) => trees.read_all().and_then(|layers| {
+                if has < VERSION {
+                    let reserved = trees.reserve(0).map_err(StoreError::io("reserve space for", &path));
+                    reserved.map_err(Trouble::Failed)?;
+                    trees.set_version()?;
+                }
+                Ok((trees, layers))
+            }),
         });
         let (trees, layers, lost) = match opened {
             Ok((trees, layers)) => (trees, layers, None),
             Err(Trouble::Failed(error)) => return Err(error),
             Err(Trouble::Broken(cause)) => (replace(layout, &path)?, Vec::new(), Some(cause)),
         };
-        let db = Self { layout: layout.clone(), trees: Mutex::new(Some(trees)) };
+        let db = Self { layout: layout.clone(), trees: Mutex::new(Some(trees)), counting: Mutex::default() };
         Ok(Opened { db, layers, lost })
     }
 
@@ -107,7 +116,7 @@ impl Db {
         digest: &LayerDigest,
         record: impl Fn(u32) -> LayerRecord,
     ) -> Result<u32, StoreError> {
-        let slot = self.next(Counter::Layer)?;
+        let slot = self.next(Counter::Layer, 1)?;
         self.put_layer(digest, &record(slot))?;
         Ok(slot)
     }
@@ -121,8 +130,9 @@ impl Db {
         self.change(0, |trees| trees.layers.remove(digest.0.as_bytes()).map(drop))
     }
 
-    pub(super) fn new_view_slot(&self) -> Result<u32, StoreError> {
-        self.next(Counter::View)
+    /// The first of so many numbers for views.
+    pub(super) fn new_view_slots(&self, count: u32) -> Result<u32, StoreError> {
+        self.next(Counter::View, count)
     }
 
     pub(super) fn put_image(&self, image: &ImageRecord) -> Result<(), StoreError> {
@@ -156,13 +166,14 @@ impl Db {
         records.map_err(|error| StoreError::Database { path: self.layout.db(), source: error.into() })
     }
 
-    /// The counter's next number, durably: it is never handed out again.
-    fn next(&self, counter: Counter) -> Result<u32, StoreError> {
+    /// The first of the counter's next `count` numbers, durably: they are never handed out again.
+    fn next(&self, counter: Counter, count: u32) -> Result<u32, StoreError> {
+        let _one_at_a_time = self.counting.lock();
         let number = self.with(|trees| trees.counter(counter))?;
-        if number >= counter.end() {
+        let Some(next) = number.checked_add(count).filter(|next| *next <= counter.end()) else {
             return Err(StoreError::NoSlots { root: self.layout.root().to_path_buf(), kind: counter.what() });
-        }
-        self.change(0, |trees| trees.meta.insert(counter.key(), &(number + 1).to_le_bytes()).map(drop))?;
+        };
+        self.change(0, |trees| trees.meta.insert(counter.key(), &next.to_le_bytes()).map(drop))?;
         Ok(number)
     }
 
@@ -278,7 +289,15 @@ impl Trees {
             for counter in [Counter::Layer, Counter::View] {
                 self.meta.insert(counter.key(), &counter.first(lost).to_le_bytes())?;
             }
-            self.db.flush()?;
+            self.db.flush()
+        };
+        write().map_err(|error| Trouble::of(error, Path::new("db")))?;
+        self.set_version()
+    }
+
+    /// Says that everything in the database can be read by programs of this version.
+    fn set_version(&self) -> Result<(), Trouble> {
+        let write = || {
             self.meta.insert("version", &VERSION.to_le_bytes())?;
             self.db.flush()
         };
@@ -391,6 +410,7 @@ mod tests {
             config: b"{}".to_vec(),
             origin: Origin("oci:/images".into()),
             seen_at_secs: 1,
+            kept: true,
         }
     }
 
@@ -429,7 +449,7 @@ mod tests {
     fn a_database_of_a_newer_program_is_refused_and_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let db = open(dir.path()).db;
-        db.change(0, |trees| trees.meta.insert("version", &2u32.to_le_bytes()).map(drop)).unwrap();
+        db.change(0, |trees| trees.meta.insert("version", &(VERSION + 1).to_le_bytes()).map(drop)).unwrap();
         drop(db);
         let refused = Db::open(&Layout::new(dir.path())).map(drop).unwrap_err();
         assert!(matches!(refused, StoreError::Newer { has: 2, known: 1, .. }), "{refused}");

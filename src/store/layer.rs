@@ -37,6 +37,14 @@ pub struct Layer {
     pub(super) shared: Arc<Shared>,
 }
 
+/// What a layer is and takes, whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Measure {
+    pub diff_id: DiffId,
+    pub data_bytes: u64,
+    pub inodes: u64,
+}
+
 /// Why a read gave nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
@@ -47,6 +55,13 @@ pub enum ReadError {
     Beyond { layer: LayerDigest, at: u64 },
     #[error("cannot read the data file of layer {layer}")]
     Io { layer: LayerDigest, source: io::Error },
+}
+
+impl Measure {
+    pub fn of(layer: &Layer) -> Self {
+        let inodes = layer.tree().counts().inodes.into();
+        Self { diff_id: layer.diff_id(), data_bytes: layer.data_bytes(), inodes }
+    }
 }
 
 impl Layer {

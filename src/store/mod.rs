@@ -19,6 +19,7 @@ mod source;
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::ops::Range;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -38,7 +39,7 @@ pub use crate::sys::file::Space;
 pub use check::{CheckProgress, CheckReport};
 pub use error::StoreError;
 pub use fill::{FillError, FillFailed};
-pub use layer::{Layer, ReadError};
+pub use layer::{Layer, Measure, ReadError};
 pub use receive::Receiving;
 pub use records::ImageRecord;
 
@@ -187,7 +188,24 @@ impl Store {
 
     /// A number for a view, durably: no other view of this root had it, or will.
     pub fn new_view_slot(&self) -> Result<u32, StoreError> {
-        self.inner.db.new_view_slot()
+        self.inner.db.new_view_slots(1)
+    }
+
+    /// So many of them at once.
+    pub fn new_view_slots(&self, count: u32) -> Result<Range<u32>, StoreError> {
+        self.inner.db.new_view_slots(count).map(|first| first..first + count)
+    }
+
+    /// What the layer is, if the store has it, without keeping it open. Blocking.
+    pub fn measure(&self, digest: &LayerDigest) -> Result<Option<Measure>, StoreError> {
+        let Some(entry) = self.entry(digest) else { return Ok(None) };
+        let opened = entry.opened.lock().clone();
+        match opened.map_or_else(|| entry.look(&self.inner.shared).map(Arc::new), Ok) {
+            Ok(layer) => Ok(Some(Measure::of(&layer))),
+            // Who needs it finds that out, too, and sees to it.
+            Err(StoreError::Damaged { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Remembers an image under its reference and platform, in place of what was remembered before; durably.
@@ -311,10 +329,15 @@ impl Entry {
         if let Some(layer) = &*opened {
             return Ok(layer.clone());
         }
-        let LayerRecord { slot, origin } = self.record.lock().clone();
-        let layer = Arc::new(Layer::open(self.digest, slot, origin, shared.clone())?);
+        let layer = Arc::new(self.look(shared)?);
         *opened = Some(layer.clone());
         Ok(layer)
+    }
+
+    /// The layer for a look at it.
+    fn look(&self, shared: &Arc<Shared>) -> Result<Layer, StoreError> {
+        let LayerRecord { slot, origin } = self.record.lock().clone();
+        Layer::open(self.digest, slot, origin, shared.clone())
     }
 }
 

@@ -5,13 +5,16 @@
 //! field   length (4 bytes, little-endian), that many bytes; numbers are 8 bytes little-endian
 //! ```
 //!
-//! A record of a version that this program does not know is an error, never a guess.
+//! A record of a version that this program does not know is an error, never a guess. Version 2 of an image's record says
+//! whether it is kept; those of version 1 were all made for a user, and are.
 
 use crate::blob::Origin;
 use crate::digest::Digest;
 
-/// Version of all records; rises when one of them changes.
+/// Version of records that have not changed since the first.
 const VERSION: u8 = 1;
+/// Version of images' records.
+const IMAGE_VERSION: u8 = 2;
 
 /// An image as it was last resolved: enough to mount it again with no network.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +29,8 @@ pub struct ImageRecord {
     pub origin: Origin,
     /// When the registry was last asked, in seconds since 1970.
     pub seen_at_secs: u64,
+    /// A user asked for it (`oncefs pull`, `oncefs mount`). What only containerd asked for may go when it is done with it.
+    pub kept: bool,
 }
 
 /// What the database knows of a layer; everything else its directory says itself.
@@ -39,7 +44,7 @@ pub(super) struct LayerRecord {
 /// Why bytes are no record.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum RecordError {
-    #[error("a record of version {0}, this program knows {VERSION}")]
+    #[error("a record of version {0}, which this program does not know")]
     Version(u8),
     #[error("a record ends early")]
     Short,
@@ -59,7 +64,7 @@ struct Reader<'a>(&'a [u8]);
 
 impl ImageRecord {
     pub(super) fn encode(&self) -> Vec<u8> {
-        Writer::new()
+        Writer::new(IMAGE_VERSION)
             .field(self.reference.as_bytes())
             .field(self.platform.as_bytes())
             .field(self.manifest_digest.as_bytes())
@@ -67,11 +72,12 @@ impl ImageRecord {
             .field(&self.config)
             .field(self.origin.0.as_bytes())
             .number(self.seen_at_secs)
+            .number(self.kept.into())
             .0
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
-        let mut fields = Reader::new(bytes)?;
+        let (version, mut fields) = Reader::new(bytes, IMAGE_VERSION)?;
         let record = Self {
             reference: fields.text()?,
             platform: fields.text()?,
@@ -80,6 +86,7 @@ impl ImageRecord {
             config: fields.field()?.to_vec(),
             origin: Origin(fields.text()?),
             seen_at_secs: fields.number()?,
+            kept: version < 2 || fields.flag()?,
         };
         fields.end().map(|()| record)
     }
@@ -90,11 +97,11 @@ impl ImageRecord {
 impl LayerRecord {
     pub(super) fn encode(&self) -> Vec<u8> {
         let origin = self.origin.as_ref().map_or("", |origin| origin.0.as_str());
-        Writer::new().number(self.slot.into()).field(origin.as_bytes()).0
+        Writer::new(VERSION).number(self.slot.into()).field(origin.as_bytes()).0
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
-        let mut fields = Reader::new(bytes)?;
+        let (_, mut fields) = Reader::new(bytes, VERSION)?;
         let slot = u32::try_from(fields.number()?).map_err(|_| RecordError::Field)?;
         let origin = Some(fields.text()?).filter(|origin| !origin.is_empty()).map(Origin);
         fields.end().map(|()| Self { slot, origin })
@@ -104,8 +111,8 @@ impl LayerRecord {
 // === impl Writer ===
 
 impl Writer {
-    fn new() -> Self {
-        Self(vec![VERSION])
+    fn new(version: u8) -> Self {
+        Self(vec![version])
     }
 
     fn field(mut self, bytes: &[u8]) -> Self {
@@ -123,10 +130,11 @@ impl Writer {
 // === impl Reader ===
 
 impl<'a> Reader<'a> {
-    fn new(bytes: &'a [u8]) -> Result<Self, RecordError> {
+    /// The record's version, of which this program knows those up to `newest`, and its fields.
+    fn new(bytes: &'a [u8], newest: u8) -> Result<(u8, Self), RecordError> {
         match bytes.split_first() {
-            Some((&VERSION, fields)) => Ok(Self(fields)),
-            Some((&other, _)) => Err(RecordError::Version(other)),
+            Some((version, fields)) if (1..=newest).contains(version) => Ok((*version, Self(fields))),
+            Some((other, _)) => Err(RecordError::Version(*other)),
             None => Err(RecordError::Short),
         }
     }
@@ -144,6 +152,14 @@ impl<'a> Reader<'a> {
 
     fn number(&mut self) -> Result<u64, RecordError> {
         self.field()?.try_into().map(u64::from_le_bytes).map_err(|_| RecordError::Field)
+    }
+
+    fn flag(&mut self) -> Result<bool, RecordError> {
+        match self.number()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(RecordError::Field),
+        }
     }
 
     fn end(self) -> Result<(), RecordError> {
@@ -165,12 +181,16 @@ mod tests {
             config: vec![0xff, 0],
             origin: Origin("docker://docker.io/library/redis".into()),
             seen_at_secs: 1_700_000_000,
+            kept: false,
         }
     }
 
     #[test]
     fn a_record_is_read_as_it_was_written() {
-        assert_eq!(ImageRecord::decode(&image().encode()), Ok(image()));
+        for kept in [false, true] {
+            let image = ImageRecord { kept, ..image() };
+            assert_eq!(ImageRecord::decode(&image.encode()), Ok(image));
+        }
         for origin in [None, Some(Origin("oci:/images".into()))] {
             let record = LayerRecord { slot: u32::MAX, origin };
             assert_eq!(LayerRecord::decode(&record.encode()), Ok(record));
@@ -185,8 +205,10 @@ mod tests {
         }
         bytes.push(0);
         assert_eq!(ImageRecord::decode(&bytes), Err(RecordError::Long));
-        bytes[0] = 2;
-        assert_eq!(ImageRecord::decode(&bytes), Err(RecordError::Version(2)));
+        for version in [0, 3] {
+            bytes[0] = version;
+            assert_eq!(ImageRecord::decode(&bytes), Err(RecordError::Version(version)));
+        }
     }
 
     /// A version 1 record as it lies on disks: a change of the code must go on reading it.
@@ -198,10 +220,28 @@ mod tests {
         assert_eq!(LayerRecord::decode(bytes), Ok(record));
     }
 
+    /// Such records were made before containerd could ask for an image.
+    #[test]
+    fn an_image_of_version_1_is_kept() {
+        let field = |bytes: &[u8]| [&(bytes.len() as u32).to_le_bytes(), bytes].concat();
+        let image = ImageRecord { kept: true, ..image() };
+        let fields = [
+            image.reference.as_bytes(),
+            image.platform.as_bytes(),
+            image.manifest_digest.as_bytes(),
+            &image.manifest,
+            &image.config,
+            image.origin.0.as_bytes(),
+            &image.seen_at_secs.to_le_bytes(),
+        ];
+        let bytes = [vec![1], fields.map(field).concat()].concat();
+        assert_eq!(ImageRecord::decode(&bytes), Ok(image));
+    }
+
     proptest! {
         #[test]
         fn no_bytes_make_the_reader_panic(bytes: Vec<u8>) {
-            let _ = ImageRecord::decode(&bytes);
+            let _ = ImageRecord::decode(&[&[IMAGE_VERSION], bytes.as_slice()].concat());
             let _ = LayerRecord::decode(&[&[VERSION], bytes.as_slice()].concat());
         }
     }

@@ -1,5 +1,6 @@
 //! Mounting and unmounting. One change at a time, and each to its end.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,11 +9,12 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::lazily::Lazily;
+use super::leaving::Leaving;
 use super::{Everything, KIND, Mounted, Mounts, State};
 use crate::control::{Failure, FailureKind, Owner};
 use crate::daemon::failure;
 use crate::daemon::node::blocking;
-use crate::digest::Digest;
+use crate::digest::ChainId;
 use crate::fuse::{Options, Root, Session};
 use crate::image::Image;
 use crate::sys::mount as kernel;
@@ -64,11 +66,14 @@ impl Mounts {
             return Err(Failure::new(FailureKind::Other, "oncefs is stopping"));
         }
         self.place(at)?;
-        let slot = self.slot(image.manifest_digest).await?;
-        let lazily = Lazily::new(self.shared.node.images().clone(), image.clone(), slot);
-        self.shared.shelf.add(slot, &image.view_name(), Arc::new(lazily));
+        let (images, chain) = (self.shared.node.images().clone(), image.chain());
+        let slot = self.slot(chain).await?;
+        let held = images.hold(image);
+        self.shared.state.lock().held.entry(slot).or_default().push(held);
+        let lazily = Lazily::new(images, chain, image.reference.clone(), slot);
+        self.shared.shelf.add(slot, &view_name(&chain), Arc::new(lazily));
         let shown = match owner {
-            Owner::Image if rustix::process::geteuid().is_root() => self.bind(image, at).await.map(|()| None),
+            Owner::Image if rustix::process::geteuid().is_root() => self.bind(&chain, at).await.map(|()| None),
             Owner::Image => self.mount_one(slot, at, None).await.map(Some),
             Owner::Of(uid, gid) => self.mount_one(slot, at, Some((uid, gid))).await.map(Some),
         };
@@ -86,28 +91,33 @@ impl Mounts {
         }
     }
 
-    async fn slot(&self, manifest: Digest) -> Result<ViewSlot, Failure> {
-        if let Some(slot) = self.shared.state.lock().slots.get(&manifest) {
+    async fn slot(&self, chain: ChainId) -> Result<ViewSlot, Failure> {
+        if let Some(slot) = self.shared.state.lock().slots.get(&chain) {
             return Ok(*slot);
         }
         let store = self.shared.node.images().store().clone();
         let slot = blocking(move || store.new_view_slot()).await?.map_err(|error| failure::of_store(&error))?;
-        Ok(*self.shared.state.lock().slots.entry(manifest).or_insert(ViewSlot(slot)))
+        Ok(*self.shared.state.lock().slots.entry(chain).or_insert(ViewSlot(slot)))
     }
 
-    async fn bind(&self, image: &Image, at: &Path) -> Result<(), Failure> {
-        let fs = self.shared.config.run.join("fs");
+    async fn bind(&self, chain: &ChainId, at: &Path) -> Result<(), Failure> {
         if self.shared.state.lock().everything.is_none() {
-            let session = self.start_everything(fs.clone()).await?;
-            self.shared.state.lock().everything = Some(Everything { session, in_use: Vec::new() });
+            let session = self.start_everything().await?;
+            self.shared.state.lock().everything = Some(Everything { session, in_use: HashSet::new() });
         }
-        let (from, to) = (fs.join(image.view_name()), at.to_owned());
+        let (from, to) = (self.fs().join(view_name(chain)), at.to_owned());
         let bound = blocking(move || kernel::bind_read_only(&from, &to)).await?;
         let failed = |error| Failure::new(FailureKind::Other, format!("cannot mount at {}: {error}", at.display()));
         bound.map_err(failed)
     }
 
-    async fn start_everything(&self, fs: PathBuf) -> Result<Session, Failure> {
+    /// Where root's one mount is.
+    pub(super) fn fs(&self) -> PathBuf {
+        self.shared.config.run.join("fs")
+    }
+
+    pub(super) async fn start_everything(&self) -> Result<Session, Failure> {
+        let fs = self.fs();
         let failed = {
             let fs = fs.clone();
             move |error: std::io::Error| {
@@ -179,7 +189,7 @@ impl Mounts {
         let failed = |error| Failure::new(FailureKind::Other, format!("cannot unmount {}: {error}", at.display()));
         let is_in_use = unbound.await?.map_err(failed)?;
         if is_in_use && let Some(everything) = &mut self.shared.state.lock().everything {
-            everything.in_use.push(slot);
+            everything.in_use.insert(slot);
         }
         Ok(())
     }
@@ -201,7 +211,7 @@ impl Mounts {
                     Some(session) => retiring.push(self.retire(&mut state, session, vec![slot])),
                     // It may have been a lazy unmount. Of the last mount that can be told, and so it is served to its end.
                     None if state.mounted.values().all(|other| other.own.is_some()) => {
-                        state.everything.iter_mut().for_each(|everything| everything.in_use.push(slot));
+                        state.everything.iter_mut().for_each(|everything| drop(everything.in_use.insert(slot)));
                     }
                     None => {}
                 }
@@ -221,17 +231,17 @@ impl Mounts {
         if let Some(retiring) = retiring {
             retiring.await;
         }
-        self.put_away(&self.shared.state.lock());
+        self.put_away(&mut self.shared.state.lock());
     }
 
     /// Root's one mount, if nothing under it is mounted any more.
     fn retire_everything(&self, state: &mut State) -> Option<BoxFuture<'static, ()>> {
-        if state.mounted.values().any(|mounted| mounted.own.is_none()) {
+        if state.mounted.values().any(|mounted| mounted.own.is_none()) || (state.stays && !state.is_closed) {
             return None;
         }
         let Everything { session, in_use } = state.everything.take()?;
         let fs = session.mountpoint().to_owned();
-        let retiring = self.retire(state, session, in_use);
+        let retiring = self.retire(state, session, in_use.into_iter().collect());
         let retiring = async move {
             retiring.await;
             let _not_empty = std::fs::remove_dir(fs);
@@ -239,17 +249,24 @@ impl Mounts {
         Some(retiring.boxed())
     }
 
-    pub(super) fn put_away(&self, state: &State) {
-        let is_used = |slot: ViewSlot| {
-            let in_use = |everything: &Everything| everything.in_use.contains(&slot);
-            state.mounted.values().any(|mounted| mounted.slot == slot)
-                || state.everything.as_ref().is_some_and(in_use)
-                || state.leaving.iter().any(|leaving| leaving.uses(slot))
-        };
-        for slot in state.slots.values().filter(|slot| !is_used(**slot)) {
-            self.shared.shelf.remove(*slot);
+    pub(super) fn put_away(&self, state: &mut State) {
+        let in_use = state.everything.iter().flat_map(|everything| &everything.in_use);
+        let claimed = state.claimed.iter().filter_map(|chain| state.slots.get(chain));
+        let leaving = state.leaving.iter().flat_map(Leaving::views);
+        let mut used: HashSet<ViewSlot> = in_use.chain(claimed).chain(leaving).copied().collect();
+        used.extend(state.mounted.values().map(|mounted| mounted.slot));
+        self.shared.shelf.keep(|slot| used.contains(&slot));
+        state.held.retain(|slot, _| used.contains(slot));
+        if state.stays {
+            // Layers may be removed and come back under other numbers, and the kernel remembers what it has seen of a view.
+            state.slots.retain(|_, slot| used.contains(slot));
         }
     }
+}
+
+/// The directory name of a chain's view: the same for every image that has the chain.
+pub(super) fn view_name(chain: &ChainId) -> String {
+    chain.0.hex()
 }
 
 fn top(table: &[kernel::Mounted], at: &Path, device: Option<(u32, u32)>) -> Top {

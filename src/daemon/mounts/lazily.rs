@@ -4,15 +4,18 @@ use std::sync::Arc;
 
 use futures::future::{BoxFuture, FutureExt as _};
 
+use crate::digest::ChainId;
 use crate::errors::with_causes;
 use crate::flight::{Failed, Flight};
 use crate::fuse::{Provide, Ready, Unavailable};
-use crate::image::{Image, ImageError, Images};
+use crate::image::{ImageError, Images};
 use crate::view::ViewSlot;
 
 pub(super) struct Lazily {
     images: Images,
-    image: Arc<Image>,
+    chain: ChainId,
+    /// What the log calls it.
+    name: String,
     slot: ViewSlot,
     /// So that a failure is logged once and not by each who waits.
     opening: Flight<(), Arc<Ready>, Unavailable>,
@@ -21,20 +24,20 @@ pub(super) struct Lazily {
 // === impl Lazily ===
 
 impl Lazily {
-    pub(super) fn new(images: Images, image: Arc<Image>, slot: ViewSlot) -> Self {
-        Self { images, image, slot, opening: Flight::new() }
+    pub(super) fn new(images: Images, chain: ChainId, name: String, slot: ViewSlot) -> Self {
+        Self { images, chain, name, slot, opening: Flight::new() }
     }
 }
 
 impl Provide for Lazily {
     fn view(&self) -> BoxFuture<'static, Result<Arc<Ready>, Unavailable>> {
         let ticket = self.opening.join((), || {
-            let (images, image, slot) = (self.images.clone(), self.image.clone(), self.slot);
+            let (images, chain, name, slot) = (self.images.clone(), self.chain, self.name.clone(), self.slot);
             async move {
-                let opened = images.open_view(&image, slot).await.map_err(|failed| {
+                let opened = images.open_chain(chain, slot).await.map_err(|failed| {
                     let error = ImageError::from(failed);
                     let text = with_causes(error.cause());
-                    tracing::error!(image = image.reference, error = text, "readers get EIO");
+                    tracing::error!(image = name, %chain, error = text, "readers get EIO");
                     Unavailable(text.into())
                 })?;
                 Ok(Arc::new(Ready { view: opened.view, layers: opened.layers }))

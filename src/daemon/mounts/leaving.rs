@@ -22,8 +22,8 @@ pub(super) struct Leaving {
 // === impl Leaving ===
 
 impl Leaving {
-    pub(super) fn uses(&self, view: ViewSlot) -> bool {
-        self.views.contains(&view)
+    pub(super) fn views(&self) -> &[ViewSlot] {
+        &self.views
     }
 
     fn is_over(&self) -> bool {
@@ -67,7 +67,7 @@ impl Mounts {
             let _one_at_a_time = self.shared.changing.lock().await;
             let mut state = self.shared.state.lock();
             state.leaving.retain(|leaving| !leaving.is_over());
-            self.put_away(&state);
+            self.put_away(&mut state);
         }
         self.shared.changed.send_replace(());
     }

@@ -79,6 +79,7 @@ fn image(bytes: usize) -> ImageRecord {
         config: b"{}".to_vec(),
         origin: Origin("docker://docker.io/library/redis".into()),
         seen_at_secs: 1,
+        kept: true,
     }
 }
 

@@ -1,0 +1,179 @@
+//! What nobody needs any more: found in the ledger under its lock, deleted without it, one piece at a time.
+
+use std::collections::HashSet;
+
+use tokio::sync::watch;
+
+use super::ledger::{ImageKey, Ledger, Pending};
+use crate::digest::LayerDigest;
+use crate::image::{Image, Images, Shared};
+use crate::store::Store;
+use crate::sync::{Arc, Weak};
+
+/// What is to be deleted.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Garbage {
+    layers: Vec<LayerDigest>,
+    images: Vec<ImageKey>,
+}
+
+// === impl Ledger ===
+
+impl Ledger {
+    /// Takes out what nobody needs of what is pending. It is in `deleting` from now on, so that nobody takes it for there.
+    fn collect(&mut self, in_store: impl Fn(&LayerDigest) -> bool) -> Garbage {
+        if !self.is_settled {
+            return Garbage::default();
+        }
+        let pending = std::mem::take(&mut self.pending);
+        let mut layers = self.strays(&pending);
+        let mut images = Vec::new();
+        for key in self.candidates(&pending) {
+            let Some(known) = self.images.get(&key) else { continue };
+            layers.extend(known.image.layers.iter().map(|layer| layer.digest));
+            self.serve_with_others(&key);
+            if self.is_unneeded(&key) {
+                self.forget(&key);
+                images.push(key);
+            }
+        }
+        layers.extend(pending.images.iter().flat_map(|held| &held.image.layers).map(|layer| layer.digest));
+        let needed = self.needed();
+        layers.retain(|layer| !needed.contains(layer) && in_store(layer));
+        for layer in &layers {
+            self.measures.remove(layer);
+        }
+        self.deleting.layers.extend(&layers);
+        self.deleting.images.extend(images.iter().cloned());
+        Garbage { layers: layers.into_iter().collect(), images }
+    }
+
+    /// Images that may not be needed any more.
+    fn candidates(&self, pending: &Pending) -> Vec<ImageKey> {
+        let unkept = |key: &&ImageKey| self.images.get(*key).is_some_and(|known| !known.kept);
+        if pending.everything {
+            return self.images.keys().filter(unkept).cloned().collect();
+        }
+        let chains = pending.chains.iter().copied().chain(pending.images.iter().flat_map(|held| held.chains.clone()));
+        let keys: HashSet<&ImageKey> =
+            chains.filter_map(|id| self.chains.get(&id)).flat_map(|chain| &chain.images).collect();
+        keys.into_iter().filter(unkept).cloned().collect()
+    }
+
+    /// Layers that came when nobody waited for them any more, unless somebody still wants an image that has them.
+    fn strays(&self, pending: &Pending) -> HashSet<LayerDigest> {
+        if pending.layers.is_empty() {
+            return HashSet::new();
+        }
+        let wanted = self.images.iter().filter(|(key, _)| !self.is_unneeded(key)).map(|(_, known)| &known.image);
+        let wanted: HashSet<_> = wanted.flat_map(|image| &image.layers).map(|layer| layer.digest).collect();
+        pending.layers.difference(&wanted).copied().collect()
+    }
+
+    /// Lets the chains that are served with this image's layers be served as the same layers of another image.
+    fn serve_with_others(&mut self, key: &ImageKey) {
+        for id in self.served_by(key) {
+            let images = self.images_of(&id);
+            let Some((_, served, length)) = images.iter().find(|(other, ..)| other == key) else { continue };
+            let same = |image: &Image| {
+                let digests = image.layers.iter().take(*length).map(|layer| &layer.digest);
+                digests.eq(served.layers.iter().take(*length).map(|layer| &layer.digest))
+            };
+            let other = images.iter().find(|(other, image, _)| other != key && same(image));
+            if let (Some((other, ..)), Some(chain)) = (other, self.chains.get_mut(&id)) {
+                chain.served = Some(other.clone());
+            }
+        }
+    }
+
+    fn is_unneeded(&self, key: &ImageKey) -> bool {
+        self.images.get(key).is_some_and(|known| {
+            !known.kept
+                && known.scans.is_none()
+                && !self.writing.contains(key)
+                && !self.is_held(&known.image)
+                && self.served_by(key).is_empty()
+        })
+    }
+
+    /// Every layer that something needs.
+    fn needed(&self) -> HashSet<LayerDigest> {
+        let whole = |image: &Arc<Image>| image.layers.iter().map(|layer| layer.digest).collect::<Vec<_>>();
+        let known = self.images.values().filter(|known| known.kept || known.scans.is_some());
+        let mut needed: HashSet<LayerDigest> = known.flat_map(|known| whole(&known.image)).collect();
+        needed.extend(self.held.values().flat_map(|held| whole(&held.image)));
+        needed.extend(self.at_work.keys());
+        for chain in self.chains.values().filter(|chain| chain.claims > 0) {
+            let served = chain.served.as_ref().and_then(|key| self.images.get(key));
+            let layers = served.into_iter().flat_map(|known| known.image.layers.iter().take(chain.length));
+            needed.extend(layers.map(|layer| layer.digest));
+        }
+        needed
+    }
+}
+
+// === the work ===
+
+impl Images {
+    /// From now on what nobody needs is deleted, one piece after the other, until the last clone of this is gone.
+    pub(super) fn start_deleting(&self, mut work: watch::Receiver<()>) {
+        let shared = Arc::downgrade(&self.shared);
+        crate::sync::spawn(async move {
+            while work.changed().await.is_ok() {
+                if !delete_what_is_pending(&shared).await {
+                    return;
+                }
+            }
+        });
+    }
+}
+
+/// Whether there may be more to do one day.
+async fn delete_what_is_pending(shared: &Weak<Shared>) -> bool {
+    let Some(shared) = shared.upgrade() else { return false };
+    let store = shared.store.clone();
+    let Garbage { layers, images } = {
+        let in_store = |layer: &LayerDigest| store.has(layer);
+        shared.ledger.lock().collect(in_store)
+    };
+    let mut all_gone = true;
+    for layer in layers {
+        all_gone &= in_background(&store, move |store| remove(store, &layer)).await;
+        shared.ledger.lock().deleting.layers.remove(&layer);
+        shared.freed.send_replace(());
+    }
+    for key in images {
+        // As long as one of its layers is left, the record leads to it after a crash.
+        if all_gone {
+            let record = key.clone();
+            in_background(&store, move |store| forget(store, &record)).await;
+        }
+        shared.ledger.lock().deleting.images.remove(&key);
+        shared.freed.send_replace(());
+    }
+    true
+}
+
+async fn in_background(store: &Store, work: impl FnOnce(&Store) -> bool + Send + 'static) -> bool {
+    let store = store.clone();
+    tokio::task::spawn_blocking(move || work(&store)).await.unwrap_or(false)
+}
+
+fn remove(store: &Store, layer: &LayerDigest) -> bool {
+    match store.remove(layer) {
+        Ok(()) => tracing::info!(%layer, "nobody needs this layer any more: removed"),
+        Err(error) => {
+            tracing::warn!(%layer, %error, "a layer that nobody needs cannot be removed; the next start tries again");
+            return false;
+        }
+    }
+    true
+}
+
+fn forget(store: &Store, ImageKey { reference, platform }: &ImageKey) -> bool {
+    if let Err(error) = store.forget_image(reference, platform) {
+        tracing::warn!(image = &**reference, %error, "cannot forget an image; the next start tries again");
+        return false;
+    }
+    true
+}
