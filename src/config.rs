@@ -11,6 +11,7 @@ use crate::cri;
 use crate::fuse;
 use crate::image;
 use crate::registry;
+use crate::snapshotter;
 use crate::store;
 
 /// Everything a user may set.
@@ -27,6 +28,7 @@ pub struct Config {
     pub scan: image::Config,
     pub store: store::Config,
     pub fuse: fuse::Config,
+    pub snapshotter: snapshotter::Config,
     pub cri: cri::Config,
 }
 
@@ -90,6 +92,7 @@ impl Default for Config {
             scan: image::Config::default(),
             store: store::Config::default(),
             fuse: fuse::Config::default(),
+            snapshotter: snapshotter::Config::default(),
             cri: cri::Config::default(),
         }
     }

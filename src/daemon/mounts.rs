@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::control::{Event, Failure, FailureKind, MountCall, MountReport};
 use crate::digest::ChainId;
 use crate::fuse::{Session, Shelf};
-use crate::image::{Asker, Held, Image};
+use crate::image::{Asker, Held, Image, Images};
 use crate::sync::Mutex;
 use crate::sys::mount as kernel;
 use crate::view::ViewSlot;
@@ -34,7 +34,7 @@ pub const KIND: &str = "fuse.oncefs";
 
 /// Clones share the mounts.
 #[derive(Clone)]
-pub(super) struct Mounts {
+pub struct Mounts {
     shared: Arc<Shared>,
 }
 
@@ -90,7 +90,7 @@ struct Everything {
 // === impl Mounts ===
 
 impl Mounts {
-    pub(super) fn new(node: Node, config: Config) -> Self {
+    pub fn new(node: Node, config: Config) -> Self {
         let shared = Shared {
             node,
             config,
@@ -100,6 +100,10 @@ impl Mounts {
             changed: watch::Sender::default(),
         };
         Self { shared: Arc::new(shared) }
+    }
+
+    pub(super) fn images(&self) -> &Images {
+        self.shared.node.images()
     }
 
     /// Whether nobody uses anything, in sight or out of it.
@@ -174,7 +178,7 @@ impl Mounts {
     }
 
     /// Unmounts everything, root's one mount too, and mounts nothing any more.
-    pub(super) async fn close(&self) {
+    pub async fn close(&self) {
         {
             // Who mounts just now comes to an end first.
             let _one_at_a_time = self.shared.changing.lock().await;

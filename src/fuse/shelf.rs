@@ -34,7 +34,6 @@ pub struct Unavailable(pub Arc<str>);
 /// One view under the mount.
 #[derive(Clone)]
 pub(super) struct Shown {
-    pub(super) name: Arc<str>,
     pub(super) provide: Arc<dyn Provide>,
     pub(super) ready: Option<Arc<Ready>>,
 }
@@ -71,7 +70,7 @@ impl Shelf {
         let name: Arc<str> = name.into();
         self.change(|table| {
             if let Entry::Vacant(place) = table.views.entry(slot) {
-                place.insert(Shown { name: name.clone(), provide, ready: None });
+                place.insert(Shown { provide, ready: None });
                 table.names.insert(name, slot);
             }
         });

@@ -10,7 +10,7 @@ mod garbage;
 mod ledger;
 mod needs;
 
-pub use find::{ChainError, ChainSource, Search};
+pub use find::{ChainError, ChainSource, ChainWanted, Search};
 pub use needs::Held;
 
 pub(super) use find::Found;

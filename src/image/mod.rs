@@ -23,7 +23,7 @@ use crate::sync::atomic::AtomicU64;
 use crate::sync::{Arc, Mutex};
 use crate::view::{LayerSlot, Lower, View, ViewError, ViewSlot};
 
-pub use chains::{ChainError, ChainSource, ChainUsage, ClaimedImage, Held, Search};
+pub use chains::{ChainError, ChainSource, ChainUsage, ChainWanted, ClaimedImage, Held, Search};
 pub use progress::{LayerState, LayerStatus};
 pub use resolve::Asker;
 

@@ -5,6 +5,7 @@
 
 mod book;
 mod chains;
+mod config;
 mod directories;
 mod error;
 mod filter;
@@ -17,6 +18,7 @@ mod status;
 
 pub use book::{Content, Kind, Labels, Snapshot};
 pub use chains::{Chains, LayerSource, UnknownChain, Usage, Wanted};
+pub use config::{Config, ScanAt};
 pub use error::SnapshotError;
 pub use filter::Filters;
 pub use service::{ServiceFailed, serve};

@@ -420,14 +420,14 @@ mod tests {
         let db = open(dir.path()).db;
         assert_eq!(db.add_layer(&digest("a"), record).unwrap(), 1);
         assert_eq!(db.add_layer(&digest("b"), record).unwrap(), 2);
-        assert_eq!((db.new_view_slot().unwrap(), db.new_view_slot().unwrap()), (1, 2));
+        assert_eq!((db.new_view_slots(1).unwrap(), db.new_view_slots(1).unwrap()), (1, 2));
         db.remove_layer(&digest("b")).unwrap();
         drop(db);
         let again = open(dir.path());
         assert!(again.lost.is_none());
         assert_eq!(again.layers, [(digest("a"), record(1))]);
         assert_eq!(again.db.add_layer(&digest("b"), record).unwrap(), 3);
-        assert_eq!(again.db.new_view_slot().unwrap(), 3);
+        assert_eq!(again.db.new_view_slots(1).unwrap(), 3);
     }
 
     #[test]

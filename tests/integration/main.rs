@@ -1,6 +1,7 @@
 //! The integration tests, one program of them: linked once, run side by side. A folder a topic.
 #![allow(clippy::indexing_slicing, clippy::unwrap_used)] // a test that panics has said what it had to say
 
+mod chains;
 mod cli;
 mod containerd;
 mod cri;

@@ -211,7 +211,9 @@ impl Mounts {
                     Some(session) => retiring.push(self.retire(&mut state, session, vec![slot])),
                     // It may have been a lazy unmount. Of the last mount that can be told, and so it is served to its end.
                     None if state.mounted.values().all(|other| other.own.is_some()) => {
-                        state.everything.iter_mut().for_each(|everything| drop(everything.in_use.insert(slot)));
+                        if let Some(everything) = &mut state.everything {
+                            everything.in_use.insert(slot);
+                        }
                     }
                     None => {}
                 }

@@ -23,7 +23,7 @@ const REMOUNT_PAUSE: Duration = Duration::from_secs(1);
 
 impl Mounts {
     /// Mounts root's one mount now, and again should somebody take it away, until [`Mounts::close`].
-    pub(in crate::daemon) async fn stay(&self) -> Result<(), Failure> {
+    pub async fn stay(&self) -> Result<(), Failure> {
         let ended = self.start_staying().await?;
         let mounts = self.clone();
         crate::sync::spawn(async move {

@@ -32,8 +32,9 @@ impl Images {
         let (images, key) = (self.clone(), key.clone());
         crate::sync::spawn(async move {
             tokio::select! {
-                () = images.scan_all(&image) => images.scanned(&key, number),
+                biased;
                 _dropped = left => {}
+                () = images.scan_all(&image) => images.scanned(&key, number),
             }
         });
     }

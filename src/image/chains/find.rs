@@ -12,6 +12,16 @@ use crate::image::{Image, ImageError, Images, LayerError};
 use crate::registry::Remote;
 use crate::sync::Arc;
 
+/// A chain that somebody would have.
+#[derive(Debug, Clone)]
+pub struct ChainWanted {
+    pub chain: ChainId,
+    /// The chain below it; `None` for an image's first layer.
+    pub parent: Option<ChainId>,
+    /// `None` where the labels do not say.
+    pub source: Option<ChainSource>,
+}
+
 /// Where the last layer of a chain would come from.
 #[derive(Debug, Clone)]
 pub struct ChainSource {
@@ -38,8 +48,12 @@ pub enum ChainError {
     Unknown,
     #[error("not all its layers are here, and the labels do not say where they come from")]
     NotHere,
+    #[error("the image's reference is of no use: {0}")]
+    Reference(String),
     #[error("the labels lie: the image has no chain {0}")]
     NoSuchChain(ChainId),
+    #[error("the labels lie: chain {0} does not follow on the parent")]
+    Parent(ChainId),
     #[error("the labels lie: this chain of the image ends with layer {has}")]
     OtherLayer { has: LayerDigest },
     #[error("the registry took longer than {} s", .0.as_secs_f32())]
@@ -60,20 +74,16 @@ pub(in crate::image) struct Found {
 // === impl Images ===
 
 impl Images {
-    /// Claims the chain if it can be served: [`Images::release_chain`] gives the claim back. From memory where all its layers are here, or
-    /// on their way from this very source.
-    pub async fn find_chain(
-        &self,
-        chain: ChainId,
-        source: Option<&ChainSource>,
-        search: Search,
-    ) -> Result<(), ChainError> {
-        self.measure_layers_of(&chain).await;
-        let key = match (self.claim_known(&chain, source), source) {
+    /// Claims the chain if it can be served: [`Images::release_chain`] gives the claim back. From memory where all its
+    /// layers are here, or on their way from this very source. Whoever stops waiting has claimed nothing.
+    pub async fn find_chain(&self, wanted: &ChainWanted, search: Search) -> Result<(), ChainError> {
+        let (chain, source) = (&wanted.chain, wanted.source.as_ref());
+        self.measure_layers_of(chain).await;
+        let key = match (self.claim_known(wanted)?, source) {
             (Some((_, true)), _) => return Ok(()),
             (Some((key, false)), _) => key,
-            (None, Some(source)) => self.claim_found(&chain, source, search.within).await?,
-            (None, None) if self.shared.ledger.lock().chains.contains_key(&chain) => return Err(ChainError::NotHere),
+            (None, Some(source)) => self.claim_found(wanted, source, search.within).await?,
+            (None, None) if self.shared.ledger.lock().chains.contains_key(chain) => return Err(ChainError::NotHere),
             (None, None) => return Err(ChainError::Unknown),
         };
         if search.scan {
@@ -82,22 +92,30 @@ impl Images {
         Ok(())
     }
 
-    fn claim_known(&self, chain: &ChainId, source: Option<&ChainSource>) -> Option<(ImageKey, bool)> {
+    fn claim_known(&self, wanted: &ChainWanted) -> Result<Option<(ImageKey, bool)>, ChainError> {
+        let source = wanted.source.as_ref();
         let origin = source.map(|source| source.image.origin());
         let source = source.zip(origin.as_ref());
         let source = source.map(|(source, origin)| (&source.layer, origin, source.manifest.as_ref()));
         let in_store = |layer: &LayerDigest| self.shared.store.has(layer);
-        self.shared.ledger.lock().claim_if_usable(chain, source, in_store)
+        let mut ledger = self.shared.ledger.lock();
+        // The id of a chain is made of its parent's: what one image says of it holds for all.
+        if let Some((key, ..)) = ledger.images_of(&wanted.chain).first() {
+            let chains = ledger.images.get(key).map_or(&[][..], |known| &known.chains);
+            follows(chains, wanted)?;
+        }
+        Ok(ledger.claim_if_usable(&wanted.chain, source, in_store))
     }
 
     async fn claim_found(
         &self,
-        chain: &ChainId,
+        wanted: &ChainWanted,
         source: &ChainSource,
         within: Duration,
     ) -> Result<ImageKey, ChainError> {
         let found = self.image_of(source, within).await?;
-        let at = found.image.chains().iter().position(|id| id == chain).ok_or(ChainError::NoSuchChain(*chain))?;
+        let chain = &wanted.chain;
+        let at = follows(&found.image.chains(), wanted)?;
         let has = found.image.layers.get(at).ok_or(ChainError::NoSuchChain(*chain))?.digest;
         if has != source.layer {
             return Err(ChainError::OtherLayer { has });
@@ -181,9 +199,20 @@ impl Images {
             return;
         }
         let images = self.clone();
-        let measuring = move || unmeasured.iter().for_each(|layer| drop(images.measure(layer)));
+        let measuring = move || {
+            for layer in unmeasured {
+                let _gone_meanwhile = images.measure(&layer);
+            }
+        };
         let _panicked_and_said_so = tokio::task::spawn_blocking(measuring).await;
     }
+}
+
+/// Where among these the chain is, which must be on top of its parent.
+fn follows(chains: &[ChainId], ChainWanted { chain, parent, .. }: &ChainWanted) -> Result<usize, ChainError> {
+    let at = chains.iter().position(|id| id == chain).ok_or(ChainError::NoSuchChain(*chain))?;
+    let below = at.checked_sub(1).and_then(|below| chains.get(below));
+    if below == parent.as_ref() { Ok(at) } else { Err(ChainError::Parent(*chain)) }
 }
 
 /// The image by its digest where that is known: a tag may have moved since containerd resolved it.
