@@ -75,6 +75,10 @@ impl Client {
         Ok(Self { transport, hosts, logins, policy })
     }
 
+    pub(super) fn logins(&self) -> &Logins {
+        &self.logins
+    }
+
     pub(super) fn counters(&self) -> &Arc<Counters> {
         self.transport.counters()
     }

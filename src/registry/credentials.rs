@@ -15,6 +15,7 @@ use serde::Deserialize;
 
 use crate::registry::config::Config;
 use crate::registry::credential_helper;
+use crate::registry::learned::{Learned, Login};
 use crate::registry::reference::{DOCKER_HUB, Repository};
 use crate::registry::secret::Secret;
 
@@ -37,6 +38,7 @@ pub(super) struct Credentials {
     files: Vec<PathBuf>,
     helper_folders: Vec<PathBuf>,
     helper_timeout: Duration,
+    learned: Learned,
 }
 
 #[derive(Deserialize, Default)]
@@ -71,7 +73,21 @@ impl Credentials {
             files: config.docker_config.clone(),
             helper_folders: config.helper_folders(),
             helper_timeout: config.helper_timeout(),
+            learned: Learned::default(),
         }
+    }
+
+    /// Takes what somebody says for `repository`; it counts more than the files. `None` if it is no login, else whether it is news.
+    pub(super) fn learn(&self, repository: &Repository, login: Login) -> Option<bool> {
+        let text = AuthText {
+            auth: login.auth,
+            username: login.username,
+            password: login.password,
+            identitytoken: login.identity_token,
+            registrytoken: login.registry_token,
+        };
+        let credential = Some(text).filter(|text| !text.is_empty())?.credential()?;
+        Some(self.learned.learn(repository, credential))
     }
 
     /// The files that are looked at, for those who find nothing there.
@@ -79,8 +95,11 @@ impl Credentials {
         &self.files
     }
 
-    /// What the first file that knows something says for `repository`. An error is a sentence.
+    /// What was learned for `repository`, or what the first file that knows something says. An error is a sentence.
     pub(super) async fn find(&self, repository: &Repository) -> Result<Option<Credential>, String> {
+        if let Some(learned) = self.learned.find(repository) {
+            return Ok(Some(learned));
+        }
         for path in &self.files {
             let Some(file) = read(path.clone()).await? else { continue };
             if let Some(name) = file.helper(repository.host()) {

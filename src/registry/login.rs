@@ -18,6 +18,7 @@ use crate::registry::credentials::{Credential, Credentials};
 use crate::registry::error::RegistryError;
 use crate::registry::failure;
 use crate::registry::hosts::{Host, Hosts, authority};
+use crate::registry::learned::Login;
 use crate::registry::reference::Repository;
 use crate::registry::secret::Secret;
 use crate::registry::transport::{Call, Transport, Weight};
@@ -75,6 +76,15 @@ impl Logins {
     pub(super) fn new(transport: Arc<Transport>, hosts: Hosts, credentials: Credentials) -> Self {
         let (kept, flight) = (Mutex::default(), Flight::new());
         Self { shared: Arc::new(Shared { transport, hosts, credentials, kept, flight }) }
+    }
+
+    /// Takes a login for a repository; an older one's token is not used any more. Whether it is one that can be used.
+    pub(super) fn learn(&self, repository: &Repository, login: Login) -> bool {
+        let is_news = self.shared.credentials.learn(repository, login);
+        if is_news == Some(true) {
+            self.shared.kept.lock().remove(repository);
+        }
+        is_news.is_some()
     }
 
     /// Where credentials were looked for.

@@ -15,6 +15,7 @@ mod error;
 mod failure;
 mod hosts;
 mod layout;
+mod learned;
 mod login;
 mod manifest;
 mod platform;
@@ -43,6 +44,7 @@ use crate::sync::{Arc, Mutex};
 pub use config::Config;
 pub use counters::{Counters, Counts};
 pub use error::{ManifestError, RegistryError};
+pub use learned::Login;
 pub use platform::{Platform, PlatformError};
 pub use reference::{Local, Reference, ReferenceError, Remote, Repository, Tag};
 
@@ -103,6 +105,11 @@ impl Registry {
     /// What registries were asked so far.
     pub fn counters(&self) -> &Arc<Counters> {
         self.shared.client.counters()
+    }
+
+    /// Remembers a login for a repository, in memory alone: it is taken before those of files. Whether it can be used.
+    pub fn learn(&self, repository: &Repository, login: Login) -> bool {
+        self.shared.client.logins().learn(repository, login)
     }
 
     /// Manifest, config and layers of `image` for `platform`.

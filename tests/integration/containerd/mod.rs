@@ -6,11 +6,11 @@
 mod agreeing;
 mod away;
 mod credentials;
-mod cri;
+pub(crate) mod cri;
 mod crowd;
-mod daemon;
+pub(crate) mod daemon;
 mod harness;
-mod images;
+pub(crate) mod images;
 mod leaving;
 mod local;
 mod removing;

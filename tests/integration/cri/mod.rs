@@ -6,6 +6,8 @@ mod calls;
 mod passing;
 mod proxied;
 mod pulling;
+mod real;
+mod verified;
 
 use calls::{Call, Caller, frame_of_pull};
 use proxied::Proxied;

@@ -15,9 +15,9 @@ use tokio::task::JoinHandle;
 use super::Caller;
 use super::backend::FakeContainerd;
 
-pub(super) struct Proxied {
+pub(super) struct Proxied<P = Outcomes> {
     pub(super) socket: PathBuf,
-    pub(super) pulls: Arc<Outcomes>,
+    pub(super) pulls: Arc<P>,
     /// Counters as Prometheus reads them.
     registry: oncefs::metrics::Registry,
     containerd: PathBuf,
@@ -47,13 +47,19 @@ impl Proxied {
     }
 
     pub(super) fn with(change: impl FnOnce(&mut Config)) -> Self {
+        Self::of(Outcomes::default(), change)
+    }
+}
+
+impl<P: Pulls> Proxied<P> {
+    pub(super) fn of(pulls: P, change: impl FnOnce(&mut Config)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (socket, containerd) = (dir.path().join("cri.sock"), dir.path().join("containerd.sock"));
         let mut config = Config { containerd: containerd.clone(), ..Config::default() };
         change(&mut config);
         let mut registry = oncefs::metrics::Registry::default();
         let metrics = Metrics::register(&mut registry);
-        let pulls = Arc::new(Outcomes::default());
+        let pulls = Arc::new(pulls);
         let listener = UnixListener::bind(&socket).unwrap();
         let (stop, stopped) = oneshot::channel();
         let serving = {
