@@ -9,7 +9,7 @@ use crate::blob::BlobError;
 use crate::cri::{Asked, Auth, Held, PullCause, PullFailed, Pulls};
 use crate::errors::with_causes;
 use crate::flight::{Failed, Flight};
-use crate::image::{Image, ImageError, ImageFailed, LayerError, LayerState};
+use crate::image::{Asker, Image, ImageError, ImageFailed, LayerError, LayerState};
 use crate::index::scan::ScanError;
 use crate::registry::{Login, Platform, Reference, RegistryError, Remote, Repository};
 
@@ -46,13 +46,15 @@ impl NodePulls {
         })?;
         let images = self.node.images();
         let failed = |failed: ImageFailed| of_image(failed, asked.auth.is_some());
-        let image = images.resolve(&Reference::Remote(remote), &Platform::host()).await.map_err(failed)?;
+        let image = images.resolve(&Reference::Remote(remote), &Platform::host(), Asker::Containerd).await;
+        let image = image.map_err(failed)?;
+        let held = images.hold(&image);
         let mut work = std::pin::pin!(images.layers(&image));
         let mut tick = tokio::time::interval(PROGRESS_EVERY);
         tick.tick().await;
         loop {
             tokio::select! {
-                layers = &mut work => return layers.map(Held::new).map_err(failed),
+                layers = &mut work => return layers.map(|_| Held::new(held)).map_err(failed),
                 _ = tick.tick() => self.log(&image),
             }
         }
@@ -141,9 +143,11 @@ fn of_image(failed: ImageFailed, has_login: bool) -> PullFailed {
     let cause = match error.cause() {
         ImageError::Resolve { source, .. } => of_registry(source, has_login),
         ImageError::Layer { source, .. } => of_layer(source, has_login),
-        ImageError::View { .. } | ImageError::Store(_) | ImageError::Shared(_) | ImageError::Stopping => {
-            PullCause::OursAlone
-        }
+        ImageError::View { .. }
+        | ImageError::Store(_)
+        | ImageError::UnknownChain(_)
+        | ImageError::Shared(_)
+        | ImageError::Stopping => PullCause::OursAlone,
     };
     PullFailed { cause, message: with_causes(error.cause()) }
 }

@@ -82,7 +82,8 @@ impl Logins {
     pub(super) fn learn(&self, repository: &Repository, login: Login) -> bool {
         let is_news = self.shared.credentials.learn(repository, login);
         if is_news == Some(true) {
-            self.shared.kept.lock().remove(repository);
+            // At the mirrors too: who may see an image there is theirs to say again.
+            self.shared.kept.lock().retain(|(_, of), _| of != repository);
         }
         is_news.is_some()
     }
