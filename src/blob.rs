@@ -40,6 +40,11 @@ pub trait Blob: Send + Sync + 'static {
     /// Bytes of the blob as the manifest gives them.
     fn size(&self) -> u64;
 
+    /// The bytes that came last were not the blob's: they are not had from that place again. Says whether there is another.
+    fn was_wrong(&self) -> bool {
+        false
+    }
+
     /// Exactly the bytes of `range`; a source that has fewer is an error.
     fn range(&self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, BlobError>>;
 

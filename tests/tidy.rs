@@ -89,7 +89,7 @@ const HOME: &[(&str, &[&str])] = &[
     ("sled", &["store/db"]),
     ("tar", &["index/tar"]),
     ("tokio_stream", &["snapshotter/", "cri/"]),
-    ("toml", &["config.rs", "config/"]),
+    ("toml", &["config.rs", "config/", "registry/hosts/file"]),
     ("tonic", &["snapshotter/", "cri/", "daemon/"]),
     ("tonic_prost", &["snapshotter/", "cri/"]),
     ("tower", &["snapshotter/", "cri/"]),

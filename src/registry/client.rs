@@ -7,14 +7,16 @@ use bytes::Bytes;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RANGE, WWW_AUTHENTICATE};
 use reqwest::{StatusCode, Url};
 
+use crate::digest::{self, Digest};
 use crate::registry::challenge;
 use crate::registry::config::Config;
 use crate::registry::counters::{Counters, add};
 use crate::registry::credentials::Credentials;
 use crate::registry::error::RegistryError;
 use crate::registry::failure;
-use crate::registry::hosts::{Host, Hosts, authority};
+use crate::registry::hosts::{Host, Hosts, Need, authority};
 use crate::registry::login::{Authorization, Logins};
+use crate::registry::mirrors::Mirrors;
 use crate::registry::reference::Repository;
 use crate::registry::retry::{Outcome, Policy, Verdict};
 use crate::registry::transport::{Call, Reply, Transport, Weight};
@@ -24,6 +26,7 @@ use crate::sync::Arc;
 pub(super) struct Client {
     transport: Arc<Transport>,
     hosts: Hosts,
+    mirrors: Mirrors,
     logins: Logins,
     policy: Policy,
 }
@@ -47,6 +50,8 @@ pub(super) struct Answer {
     pub(super) reply: Reply,
     /// Where on another host the answer came from, for the next question of the same kind.
     pub(super) moved_to: Option<Url>,
+    /// The mirror that gave it.
+    pub(super) mirror: Option<String>,
 }
 
 /// A small thing, whole.
@@ -72,7 +77,7 @@ impl Client {
             deadline: Duration::from_secs(config.retry_deadline_secs),
             first_pause: Duration::from_millis(config.retry_pause_ms),
         };
-        Ok(Self { transport, hosts, logins, policy })
+        Ok(Self { transport, hosts, mirrors: Mirrors::default(), logins, policy })
     }
 
     pub(super) fn logins(&self) -> &Logins {
@@ -106,42 +111,71 @@ impl Client {
     }
 
     async fn small_once(&self, ask: &Ask, max: u64) -> Result<Small, RegistryError> {
-        let Answer { reply, .. } = self.once(ask).await?;
-        let own = |text: Option<&str>| text.map(str::to_owned);
-        let media_type = own(reply.header(CONTENT_TYPE));
-        let digest = own(reply.headers.get("docker-content-digest").and_then(|value| value.to_str().ok()));
-        Ok(Small { bytes: reply.body.whole(max).await?, media_type, digest })
+        let mut last = None;
+        for host in self.places(ask)? {
+            let got = match self.once_at(&host, ask).await {
+                Ok(answer) => small_of(ask, answer, max).await,
+                Err(error) => Err(error),
+            };
+            match got {
+                Ok(small) => return Ok(small),
+                Err(error) => last = Some(self.mirrors.failed(&host, ask, error)),
+            }
+        }
+        Err(last.unwrap_or_else(|| nowhere(ask)))
     }
 
     /// Asks once at the place where an answer came from before; nothing is retried, since that place may have moved.
     pub(super) async fn get_moved(&self, ask: &Ask, url: &Url) -> Result<Answer, RegistryError> {
         let reply = self.transport.send(self.call(ask, url, None)).await?;
         if reply.status.is_success() {
-            return Ok(Answer { reply, moved_to: Some(url.clone()) });
+            return Ok(Answer { reply, moved_to: Some(url.clone()), mirror: None });
         }
         Err(failure::of_reply(reply, &authority(url), &ask.what, false, &[]).await)
     }
 
+    /// Asks each place once until one answers. What the last one says is the answer.
     async fn once(&self, ask: &Ask) -> Result<Answer, RegistryError> {
-        let host = self.hosts.of(&ask.repository)?;
-        let broken = |cause: &str| protocol(&host, ask, cause);
-        let path = format!("v2/{}/{}", ask.repository.path(), ask.path);
-        let mut url = host.endpoint.join(&path).map_err(|_| broken("the address cannot be formed"))?;
-        let mut authorization = self.logins.known(&ask.repository);
+        let mut last = None;
+        for host in self.places(ask)? {
+            match self.once_at(&host, ask).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => last = Some(self.mirrors.failed(&host, ask, error)),
+            }
+        }
+        Err(last.unwrap_or_else(|| nowhere(ask)))
+    }
+
+    fn places(&self, ask: &Ask) -> Result<Vec<Host>, RegistryError> {
+        let need = if ask.digest().is_some() { Need::Pull } else { Need::Resolve };
+        Ok(self.mirrors.useful(self.hosts.places(&ask.repository, need)?, ask))
+    }
+
+    /// The mirror gave wrong bytes of what `path` names: it is not asked for them again. Says whether there was one.
+    pub(super) fn distrust(&self, mirror: Option<&str>, path: &str) -> bool {
+        mirror.is_some_and(|mirror| self.mirrors.distrust(mirror, path))
+    }
+
+    async fn once_at(&self, host: &Host, ask: &Ask) -> Result<Answer, RegistryError> {
+        let broken = |cause: &str| protocol(host, ask, cause);
+        let path = format!("{}/{}", ask.repository.path(), ask.path);
+        let mut url = host.url(&path).ok_or_else(|| broken("the address cannot be formed"))?;
+        let mut authorization = self.logins.known(host, &ask.repository);
         let mut was_asked = false;
         for _ in 0..HOPS_MAX {
             // A login is for the host it was made for: a redirect elsewhere gets none.
-            let is_ours = url.origin() == host.endpoint.origin();
+            let is_ours = host.is_at(&url);
             let sent = if is_ours { authorization.as_ref() } else { None };
-            let reply = self.transport.send(self.call(ask, &url, sent)).await?;
+            let reply = self.transport.send(self.call(ask, &url, sent).of(host, is_ours)).await?;
             match reply.status {
                 status if status.is_success() => {
-                    return Ok(Answer { reply, moved_to: (!is_ours).then_some(url) });
+                    let mirror = host.mirrored.is_some().then(|| host.name.clone());
+                    return Ok(Answer { reply, moved_to: (!is_ours).then_some(url), mirror });
                 }
-                status if status.is_redirection() => url = self.next_hop(&host, ask, &url, reply).await?,
+                status if status.is_redirection() => url = self.next_hop(host, ask, &url, reply).await?,
                 StatusCode::UNAUTHORIZED if is_ours && !was_asked => {
                     was_asked = true;
-                    let answer = self.log_in(&host, ask, reply, authorization.as_ref()).await?;
+                    let answer = self.log_in(host, ask, reply, authorization.as_ref()).await?;
                     authorization = Some(answer);
                 }
                 _ => {
@@ -167,7 +201,7 @@ impl Client {
         if let Some(authorization) = authorization {
             headers.insert(AUTHORIZATION, authorization.header.clone());
         }
-        Call { url: url.clone(), what: &ask.what, headers, form: None, weight: ask.weight }
+        Call { url: url.clone(), what: &ask.what, headers, form: None, weight: ask.weight, tls: None }
     }
 
     async fn next_hop(&self, host: &Host, ask: &Ask, url: &Url, reply: Reply) -> Result<Url, RegistryError> {
@@ -196,6 +230,36 @@ impl Client {
         // Read to its end first: the token may come over the same connection, and nobody holds two places.
         let denied = failure::of_reply(reply, &host.name, &ask.what, had_login, looked_at).await;
         self.logins.answer(host, &ask.repository, challenges, refused).await?.ok_or(denied)
+    }
+}
+
+/// A small answer whole, and what its path names.
+async fn small_of(ask: &Ask, answer: Answer, max: u64) -> Result<Small, RegistryError> {
+    let reply = answer.reply;
+    let own = |text: Option<&str>| text.map(str::to_owned);
+    let media_type = own(reply.header(CONTENT_TYPE));
+    let says = own(reply.headers.get("docker-content-digest").and_then(|value| value.to_str().ok()));
+    let mut bytes = reply.body.whole(max).await?;
+    // Here, where another place can still be asked.
+    if let (Some(digest), Some(_)) = (ask.digest(), &answer.mirror) {
+        let checked = digest::check(bytes, &digest);
+        let mismatch = |source| RegistryError::Mismatch { what: ask.what.clone(), source };
+        bytes = checked.map_err(mismatch)?.into_inner();
+    }
+    Ok(Small { bytes, media_type, digest: says })
+}
+
+fn nowhere(ask: &Ask) -> RegistryError {
+    let host = ask.repository.host().to_owned();
+    RegistryError::Protocol { host, what: ask.what.clone(), cause: "there is no place to ask".to_owned() }
+}
+
+// === impl Ask ===
+
+impl Ask {
+    /// What is asked for, if its name says it.
+    pub(super) fn digest(&self) -> Option<Digest> {
+        self.path.rsplit('/').next()?.parse().ok()
     }
 }
 

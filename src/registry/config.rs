@@ -13,6 +13,9 @@ pub struct Config {
     pub insecure_hosts: Vec<String>,
     /// Loopback hosts that speak HTTPS all the same.
     pub secure_hosts: Vec<String>,
+    /// Folders of containerd's registry configuration (`HOST/hosts.toml`), best first; mirrors, certificates and headers for each
+    /// registry are said there. One that does not exist is passed over.
+    pub config_path: Vec<PathBuf>,
     /// PEM files of certificate authorities to trust besides the system's.
     pub ca_files: Vec<PathBuf>,
     /// Docker's `config.json` and files of its form, best first; the first that knows the host decides. One that does
@@ -50,6 +53,7 @@ impl Default for Config {
         Self {
             insecure_hosts: Vec::new(),
             secure_hosts: Vec::new(),
+            config_path: vec!["/etc/containerd/certs.d".into(), "/etc/docker/certs.d".into()],
             ca_files: Vec::new(),
             docker_config: Vec::new(),
             helper_path: Vec::new(),

@@ -63,6 +63,8 @@ pub enum RegistryError {
     Io { path: PathBuf, source: Arc<io::Error> },
     #[error("the certificate file {} cannot be used: {cause}", .path.display())]
     CaFile { path: PathBuf, cause: String },
+    #[error("{} cannot be used: {cause}", .path.display())]
+    HostFile { path: PathBuf, cause: String },
     #[error("{0:?} in registry.insecure_hosts or registry.secure_hosts is no host; write HOST or HOST:PORT")]
     HostInConfig(String),
     #[error("the HTTP client cannot be made: {0}")]

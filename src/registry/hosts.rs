@@ -1,12 +1,23 @@
-//! Where a registry is: its scheme and its real name. The one place that decides what may go over plain HTTP.
+//! Where a registry is: its scheme and its real name, and the mirrors to ask before it. The one place that decides what may go
+//! over plain HTTP.
+
+mod file;
+mod folders;
 
 use std::net::IpAddr;
 
 use reqwest::Url;
+use reqwest::header::HeaderMap;
 
 use crate::registry::config::Config;
 use crate::registry::error::RegistryError;
 use crate::registry::reference::{DOCKER_HUB, Repository};
+use crate::sync::Arc;
+
+pub(super) use file::Tls;
+
+use file::{Manner, Place};
+use folders::Folders;
 
 /// Docker Hub's registry has another name than its images.
 const DOCKER_HUB_ENDPOINT: &str = "registry-1.docker.io";
@@ -16,6 +27,7 @@ const DOCKER_HUB_ENDPOINT: &str = "registry-1.docker.io";
 pub(super) struct Hosts {
     insecure: Vec<Pattern>,
     secure: Vec<Pattern>,
+    folders: Arc<Folders>,
 }
 
 /// A registry to talk to.
@@ -23,8 +35,23 @@ pub(super) struct Hosts {
 pub(super) struct Host {
     /// As its images are named: what people and docker's configuration call it.
     pub(super) name: String,
-    /// `https://registry-1.docker.io/`
+    /// Of its API: `https://registry-1.docker.io/v2/`
     pub(super) endpoint: Url,
+    /// The registry that it stands in for, if it is a mirror.
+    pub(super) mirrored: Option<String>,
+    /// Sent with every request, to it alone.
+    pub(super) headers: HeaderMap,
+    /// How to connect, where the configuration does not say it for all.
+    pub(super) tls: Option<Arc<Tls>>,
+}
+
+/// What a host is needed for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Need {
+    /// To say what a name means.
+    Resolve,
+    /// To give what a digest names.
+    Pull,
 }
 
 /// `HOST` or `HOST:PORT` from the configuration.
@@ -39,22 +66,43 @@ struct Pattern {
 impl Hosts {
     pub(super) fn new(config: &Config) -> Result<Self, RegistryError> {
         let read = |texts: &[String]| texts.iter().map(|text| Pattern::parse(text)).collect::<Result<Vec<_>, _>>();
-        Ok(Self { insecure: read(&config.insecure_hosts)?, secure: read(&config.secure_hosts)? })
+        let folders = Arc::new(Folders::new(&config.config_path));
+        Ok(Self { insecure: read(&config.insecure_hosts)?, secure: read(&config.secure_hosts)?, folders })
+    }
+
+    /// The places to ask for `repository`, one after the other until one answers; the upstream is the last.
+    pub(super) fn places(&self, repository: &Repository, need: Need) -> Result<Vec<Host>, RegistryError> {
+        let upstream = self.of(repository)?;
+        let Some(file) = self.folders.of(repository.host())? else { return Ok(vec![upstream]) };
+        let may = |manner: &Manner| match need {
+            Need::Resolve => manner.may_resolve,
+            Need::Pull => manner.may_pull,
+        };
+        let mirrors = file.mirrors.iter().filter(|mirror| may(&mirror.manner));
+        let mut places: Vec<Host> = mirrors.map(|mirror| Host::at(mirror, &upstream)).collect();
+        // With no place left, it is the upstream's to say so.
+        if may(&file.of_server) || places.is_empty() {
+            places.push(match &file.server {
+                Some(server) => Host::at(server, &upstream),
+                None => upstream.in_manner(&file.of_server),
+            });
+        }
+        Ok(places)
     }
 
     /// The registry that holds `repository`.
-    pub(super) fn of(&self, repository: &Repository) -> Result<Host, RegistryError> {
+    fn of(&self, repository: &Repository) -> Result<Host, RegistryError> {
         let name = repository.host().to_owned();
         let authority = if name == DOCKER_HUB { DOCKER_HUB_ENDPOINT } else { &name };
         let no_url = |_| RegistryError::HostInConfig(name.clone());
         // The scheme decides the default port, so a URL is needed to ask which scheme.
-        let https = Url::parse(&format!("https://{authority}/")).map_err(no_url)?;
+        let https = Url::parse(&format!("https://{authority}/v2/")).map_err(no_url)?;
         let endpoint = if self.is_plain(&https, authority) {
-            Url::parse(&format!("http://{authority}/")).map_err(no_url)?
+            Url::parse(&format!("http://{authority}/v2/")).map_err(no_url)?
         } else {
             https
         };
-        Ok(Host { name, endpoint })
+        Ok(Host { name, endpoint, mirrored: None, headers: HeaderMap::new(), tls: None })
     }
 
     /// Whether this host is spoken to without TLS. A loopback host that is written with HTTPS's own port is not.
@@ -73,11 +121,59 @@ impl Hosts {
             "https" => true,
             "http" => {
                 let named = self.insecure.iter().any(|pattern| pattern.covers(url));
-                named || (is_loopback(url) && is_loopback(&from.endpoint))
+                // A host of `hosts.toml` that was written with http is meant so.
+                named || (is_loopback(url) && is_loopback(&from.endpoint)) || url.origin() == from.endpoint.origin()
             }
             _ => false,
         }
     }
+}
+
+// === impl Host ===
+
+impl Host {
+    /// A place that a `hosts.toml` names, for the images of `upstream`.
+    fn at(place: &Place, upstream: &Self) -> Self {
+        let is_upstream = place.url.origin() == upstream.endpoint.origin();
+        let name = if is_upstream { upstream.name.clone() } else { written(&place.url) };
+        let mirrored = (!is_upstream).then(|| upstream.name.clone());
+        let host = Self { name, endpoint: place.url.clone(), mirrored, headers: HeaderMap::new(), tls: None };
+        host.in_manner(&place.manner)
+    }
+
+    fn in_manner(self, manner: &Manner) -> Self {
+        let tls = (*manner.tls != Tls::default()).then(|| manner.tls.clone());
+        Self { headers: manner.headers.clone(), tls, ..self }
+    }
+
+    /// What is at `path` of the API.
+    pub(super) fn url(&self, path: &str) -> Option<Url> {
+        let mut url = self.endpoint.join(path).ok()?;
+        if let Some(mirrored) = &self.mirrored {
+            // As containerd tells pull-through caches whose images they are asked for.
+            url.query_pairs_mut().append_pair("ns", mirrored);
+        }
+        Some(url)
+    }
+
+    /// What this host calls a repository of the upstream: its credentials are for that name. `None` if it can have none.
+    pub(super) fn repository(&self, repository: &Repository) -> Option<Repository> {
+        match self.mirrored {
+            None => Some(repository.clone()),
+            Some(_) => format!("{}/{}", self.name, repository.path()).parse().ok(),
+        }
+    }
+
+    /// Whether `url` is this very host.
+    pub(super) fn is_at(&self, url: &Url) -> bool {
+        url.origin() == self.endpoint.origin()
+    }
+}
+
+/// A host as people write it: with its port only where that is not its scheme's own.
+fn written(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
 /// Whether `url` is on this machine: no proxy is asked, and nobody else listens.
@@ -134,25 +230,25 @@ mod tests {
     fn each_registry_has_its_endpoint() {
         let hosts = hosts(&["plain.example", "some.example:5000", "[fd00::1]:80"], &["127.0.0.1:5443", "10.0.0.1"]);
         let cases = [
-            ("docker.io", "https://registry-1.docker.io/"),
-            ("quay.io", "https://quay.io/"),
-            ("quay.io:8443", "https://quay.io:8443/"),
-            ("localhost", "http://localhost/"),
-            ("localhost:5000", "http://localhost:5000/"),
-            ("a.localhost:1", "http://a.localhost:1/"),
-            ("127.1.2.3:5000", "http://127.1.2.3:5000/"),
-            ("[::1]:5000", "http://[::1]:5000/"),
-            ("[::ffff:127.0.0.1]:5000", "http://[::ffff:7f00:1]:5000/"),
-            ("localhost:443", "https://localhost/"),
-            ("127.0.0.1:5443", "https://127.0.0.1:5443/"),
-            ("10.0.0.1:5000", "https://10.0.0.1:5000/"),
-            ("plain.example", "http://plain.example/"),
-            ("plain.example:7000", "http://plain.example:7000/"),
-            ("some.example:5000", "http://some.example:5000/"),
-            ("some.example", "https://some.example/"),
-            ("localhost.example.com", "https://localhost.example.com/"),
-            ("127.0.0.1.nip.io", "https://127.0.0.1.nip.io/"),
-            ("[fd00::1]:80", "http://[fd00::1]/"),
+            ("docker.io", "https://registry-1.docker.io/v2/"),
+            ("quay.io", "https://quay.io/v2/"),
+            ("quay.io:8443", "https://quay.io:8443/v2/"),
+            ("localhost", "http://localhost/v2/"),
+            ("localhost:5000", "http://localhost:5000/v2/"),
+            ("a.localhost:1", "http://a.localhost:1/v2/"),
+            ("127.1.2.3:5000", "http://127.1.2.3:5000/v2/"),
+            ("[::1]:5000", "http://[::1]:5000/v2/"),
+            ("[::ffff:127.0.0.1]:5000", "http://[::ffff:7f00:1]:5000/v2/"),
+            ("localhost:443", "https://localhost/v2/"),
+            ("127.0.0.1:5443", "https://127.0.0.1:5443/v2/"),
+            ("10.0.0.1:5000", "https://10.0.0.1:5000/v2/"),
+            ("plain.example", "http://plain.example/v2/"),
+            ("plain.example:7000", "http://plain.example:7000/v2/"),
+            ("some.example:5000", "http://some.example:5000/v2/"),
+            ("some.example", "https://some.example/v2/"),
+            ("localhost.example.com", "https://localhost.example.com/v2/"),
+            ("127.0.0.1.nip.io", "https://127.0.0.1.nip.io/v2/"),
+            ("[fd00::1]:80", "http://[fd00::1]/v2/"),
         ];
         for (name, want) in cases {
             assert_eq!(endpoint(&hosts, name), want, "{name}");

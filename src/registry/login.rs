@@ -34,9 +34,12 @@ struct Shared {
     transport: Arc<Transport>,
     hosts: Hosts,
     credentials: Credentials,
-    kept: Mutex<HashMap<Repository, Arc<Authorization>>>,
-    flight: Flight<Repository, Arc<Authorization>, RegistryError>,
+    kept: Mutex<HashMap<Key, Arc<Authorization>>>,
+    flight: Flight<Key, Arc<Authorization>, RegistryError>,
 }
+
+/// A host, by its authority, and a repository that it has.
+type Key = (String, Repository);
 
 /// What to send to one registry for one repository.
 pub(super) struct Authorization {
@@ -94,9 +97,9 @@ impl Logins {
     }
 
     /// What worked before and has not run out.
-    pub(super) fn known(&self, repository: &Repository) -> Option<Arc<Authorization>> {
+    pub(super) fn known(&self, host: &Host, repository: &Repository) -> Option<Arc<Authorization>> {
         let kept = self.shared.kept.lock();
-        kept.get(repository).filter(|authorization| authorization.is_alive()).cloned()
+        kept.get(&key(host, repository)).filter(|authorization| authorization.is_alive()).cloned()
     }
 
     /// What to send after a registry answered 401 with these challenges to a request with `refused`. `None` if we have
@@ -108,7 +111,7 @@ impl Logins {
         challenges: Vec<Challenge>,
         refused: Option<&Arc<Authorization>>,
     ) -> Result<Option<Arc<Authorization>>, RegistryError> {
-        if let Some(known) = self.known(repository)
+        if let Some(known) = self.known(host, repository)
             && refused.is_none_or(|refused| !Arc::ptr_eq(refused, &known))
         {
             return Ok(Some(known)); // somebody else has asked meanwhile
@@ -116,9 +119,10 @@ impl Logins {
         let Some(challenge) = best(challenges) else { return Ok(None) };
         let (shared, host, repository) = (self.shared.clone(), host.clone(), repository.clone());
         let name = host.name.clone();
-        let ticket = self.shared.flight.join(repository.clone(), move || async move {
+        let key = key(&host, &repository);
+        let ticket = self.shared.flight.join(key.clone(), move || async move {
             let found = shared.find(&host, &repository, challenge).await?;
-            shared.keep(repository, found.clone());
+            shared.keep(key, found.clone());
             Ok(found)
         });
         match ticket.await {
@@ -130,6 +134,10 @@ impl Logins {
             Err(Failed::Panicked) => Err(RegistryError::Stopped(format!("the login to {name}"))),
         }
     }
+}
+
+fn key(host: &Host, repository: &Repository) -> Key {
+    (authority(&host.endpoint), repository.clone())
 }
 
 /// Tokens go before passwords: they are worth less to a thief.
@@ -155,7 +163,10 @@ impl Shared {
         to: Challenge,
     ) -> Result<Arc<Authorization>, RegistryError> {
         let refused = |cause: String| RegistryError::Login { host: host.name.clone(), cause };
-        let credential = self.credentials.find(repository).await.map_err(refused)?;
+        let credential = match host.repository(repository) {
+            Some(there) => self.credentials.find(&there).await.map_err(refused)?,
+            None => None,
+        };
         let header = |value: Option<HeaderValue>| {
             value.ok_or_else(|| refused("its login holds characters that cannot be sent".to_owned()))
         };
@@ -174,13 +185,13 @@ impl Shared {
         }
     }
 
-    fn keep(&self, repository: Repository, authorization: Arc<Authorization>) {
+    fn keep(&self, key: Key, authorization: Arc<Authorization>) {
         let mut kept = self.kept.lock();
         if kept.len() >= KEPT_MAX {
             kept.retain(|_, authorization| authorization.is_alive());
         }
         if kept.len() < KEPT_MAX {
-            kept.insert(repository, authorization);
+            kept.insert(key, authorization);
         }
     }
 
@@ -203,7 +214,7 @@ impl Shared {
     async fn token(&self, wish: &Wish, credential: Option<Credential>) -> Result<Arc<Authorization>, RegistryError> {
         let is_somebody = credential.is_some();
         let what = format!("a token for {}", wish.repository);
-        let call = wish.call(credential, &what)?;
+        let call = wish.call(credential, &what)?.of(&wish.host, wish.host.is_at(&wish.realm));
         let reply = self.transport.send(call).await?;
         match reply.status {
             StatusCode::OK => {}
@@ -258,7 +269,7 @@ impl Wish {
                 }
             }
         }
-        Ok(Call { url, what, headers, form, weight: Weight::Light })
+        Ok(Call { url, what, headers, form, weight: Weight::Light, tls: None })
     }
 
     fn refused(&self, cause: &str) -> RegistryError {

@@ -18,6 +18,7 @@ mod layout;
 mod learned;
 mod login;
 mod manifest;
+mod mirrors;
 mod platform;
 mod ranges;
 mod reference;

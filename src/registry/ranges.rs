@@ -32,6 +32,8 @@ struct Place {
     size: u64,
     /// Where the registry sent us last time. Such addresses are signed and run out; then the registry is asked again.
     moved_to: Mutex<Option<Url>>,
+    /// The mirror that gave bytes last.
+    mirror: Mutex<Option<String>>,
 }
 
 /// A stretch of the blob on its way, across as many answers as it takes.
@@ -64,13 +66,28 @@ const SKIP_BYTES_MAX: u64 = 1 << 30;
 
 impl LayerBlob {
     pub(super) fn new(client: Arc<Client>, repository: Repository, digest: LayerDigest, size: u64) -> Self {
-        Self { place: Arc::new(Place { client, repository, digest, size, moved_to: Mutex::default() }) }
+        Self {
+            place: Arc::new(Place {
+                client,
+                repository,
+                digest,
+                size,
+                moved_to: Mutex::default(),
+                mirror: Mutex::default(),
+            }),
+        }
     }
 }
 
 impl Blob for LayerBlob {
     fn size(&self) -> u64 {
         self.place.size
+    }
+
+    fn was_wrong(&self) -> bool {
+        let place = &self.place;
+        *place.moved_to.lock() = None;
+        place.client.distrust(place.mirror.lock().take().as_deref(), &place.path())
     }
 
     fn range(&self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, BlobError>> {
@@ -100,7 +117,7 @@ impl Place {
         let is_whole = at == 0 && end == self.size;
         let ask = Ask {
             repository: self.repository.clone(),
-            path: format!("blobs/{}", self.digest),
+            path: self.path(),
             what: self.to_string(),
             accept: None,
             range: (!is_whole).then(|| (at, end.saturating_sub(1))),
@@ -116,7 +133,12 @@ impl Place {
         }
         let answer = self.client.get(&ask).await.map_err(|error| self.range_refused(error))?;
         self.moved_to.lock().clone_from(&answer.moved_to);
+        self.mirror.lock().clone_from(&answer.mirror);
         Ok(answer)
+    }
+
+    fn path(&self) -> String {
+        format!("blobs/{}", self.digest)
     }
 
     fn range_refused(&self, error: RegistryError) -> RegistryError {

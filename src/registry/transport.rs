@@ -15,7 +15,7 @@ use crate::registry::config::Config;
 use crate::registry::counters::{Counters, add};
 use crate::registry::error::RegistryError;
 use crate::registry::failure;
-use crate::registry::hosts::{authority, is_loopback};
+use crate::registry::hosts::{Host, Tls, authority, is_loopback};
 use crate::registry::tls::Authorities;
 use crate::sync::{Arc, Mutex};
 
@@ -27,6 +27,8 @@ pub(super) struct Transport {
     near_tls: OnceLock<Client>,
     /// To the world, through the system's proxy if there is one.
     far: OnceLock<Client>,
+    /// To hosts that are spoken to in a manner of their own.
+    own: Mutex<HashMap<(Arc<Tls>, bool), Client>>,
     authorities: Authorities,
     gates: Mutex<HashMap<String, Gate>>,
     config: Config,
@@ -41,6 +43,8 @@ pub(super) struct Call<'a> {
     /// The body of a POST; without it, it is a GET.
     pub(super) form: Option<String>,
     pub(super) weight: Weight,
+    /// How to connect, where it is not as to all.
+    pub(super) tls: Option<Arc<Tls>>,
 }
 
 /// How long an answer's body will keep its connection.
@@ -77,6 +81,8 @@ struct Gate {
 
 /// Hosts are few; redirects to made-up names must not fill the table.
 const GATES_MAX: usize = 256;
+/// Manners of connecting that a configuration names.
+const OWN_MAX: usize = 64;
 /// A registry closes what is idle after about a minute.
 const POOL_IDLE: Duration = Duration::from_secs(30);
 /// What one reader may lag behind on an HTTP/2 connection.
@@ -90,11 +96,11 @@ const REFUSAL_TIME_MAX: Duration = Duration::from_secs(2);
 
 impl Transport {
     pub(super) fn new(config: &Config, counters: Arc<Counters>) -> Result<Self, RegistryError> {
-        let near = client(config, Authorities::trust_nobody()?, true)?;
+        let near = client(config, Authorities::trust_nobody()?, true, None)?;
         let authorities = Authorities::read(config)?;
         let (near_tls, far) = (OnceLock::new(), OnceLock::new());
         let config = config.clone();
-        Ok(Self { near, near_tls, far, authorities, gates: Mutex::default(), config, counters })
+        Ok(Self { near, near_tls, far, own: Mutex::default(), authorities, gates: Mutex::default(), config, counters })
     }
 
     pub(super) fn counters(&self) -> &Arc<Counters> {
@@ -104,7 +110,7 @@ impl Transport {
     /// Sends a request and waits for the head of its answer.
     pub(super) async fn send(&self, call: Call<'_>) -> Result<Reply, RegistryError> {
         let host = authority(&call.url);
-        let client = self.client(&call.url).await?;
+        let client = self.client(&call.url, call.tls.as_ref()).await?;
         let places = self.enter(&host, call.weight).await;
         let mut request = match call.form {
             Some(form) => {
@@ -150,8 +156,11 @@ impl Transport {
         gates.entry(host.to_owned()).or_insert_with(new).clone()
     }
 
-    async fn client(&self, url: &Url) -> Result<Client, RegistryError> {
+    async fn client(&self, url: &Url, tls: Option<&Arc<Tls>>) -> Result<Client, RegistryError> {
         let is_near = is_loopback(url);
+        if let Some(tls) = tls {
+            return self.own_client(tls, is_near).await;
+        }
         let made = match (is_near, url.scheme()) {
             (true, "http") => return Ok(self.near.clone()),
             (true, _) => &self.near_tls,
@@ -161,20 +170,56 @@ impl Transport {
             return Ok(client.clone());
         }
         let (authorities, config) = (self.authorities.clone(), self.config.clone());
-        let making = tokio::task::spawn_blocking(move || client(&config, authorities.trust()?, is_near));
+        let making = tokio::task::spawn_blocking(move || client(&config, authorities.trust()?, is_near, None));
         let client = making.await.map_err(|error| RegistryError::Client(error.to_string()))??;
         // Of two that were made at once one is dropped: they are the same.
         Ok(made.get_or_init(|| client).clone())
     }
+
+    async fn own_client(&self, tls: &Arc<Tls>, is_near: bool) -> Result<Client, RegistryError> {
+        let key = (tls.clone(), is_near);
+        if let Some(client) = self.own.lock().get(&key) {
+            return Ok(client.clone());
+        }
+        let (authorities, config, tls) = (self.authorities.clone(), self.config.clone(), tls.clone());
+        let making = tokio::task::spawn_blocking(move || {
+            client(&config, authorities.trust_as(&tls)?, is_near, tls.dial_timeout)
+        });
+        let client = making.await.map_err(|error| RegistryError::Client(error.to_string()))??;
+        let mut own = self.own.lock();
+        if own.len() >= OWN_MAX {
+            own.clear();
+        }
+        Ok(own.entry(key).or_insert(client).clone())
+    }
 }
 
-fn client(config: &Config, tls: rustls::ClientConfig, is_near: bool) -> Result<Client, RegistryError> {
+// === impl Call ===
+
+impl Call<'_> {
+    /// To this host in its manner, if it is the host itself that is asked.
+    pub(super) fn of(mut self, host: &Host, is_itself: bool) -> Self {
+        if is_itself {
+            let headers = host.headers.iter().map(|(name, value)| (name.clone(), value.clone()));
+            self.headers.extend(headers);
+            self.tls = host.tls.clone();
+        }
+        self
+    }
+}
+
+fn client(
+    config: &Config,
+    tls: rustls::ClientConfig,
+    is_near: bool,
+    dial: Option<Duration>,
+) -> Result<Client, RegistryError> {
     let builder = Client::builder()
         .tls_backend_preconfigured(tls)
         .redirect(reqwest::redirect::Policy::none())
         .referer(false)
         .user_agent(&config.user_agent)
-        .connect_timeout(config.connect_timeout())
+        .connect_timeout(dial.unwrap_or(config.connect_timeout()))
         .pool_idle_timeout(POOL_IDLE)
         .pool_max_idle_per_host(config.connections_per_host)
         .http2_initial_stream_window_size(WINDOW_BYTES)

@@ -6,6 +6,7 @@ mod contract;
 mod documents;
 mod local;
 mod login;
+mod mirrors;
 mod real;
 mod tls;
 
