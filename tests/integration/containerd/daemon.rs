@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use super::configuration::{Release, Told, configuration};
 use super::leaving;
 use crate::cli::node::{Ran, Running};
 
@@ -13,29 +14,23 @@ pub(crate) struct Containerd {
     /// The name of the cgroups of its containers.
     cgroup: String,
     snapshotter: &'static str,
+    pub(crate) release: Release,
     child: Option<Child>,
-}
-
-/// What containerd is told of oncefs and of the registry.
-pub(crate) struct Told<'a> {
-    pub(crate) snapshotter: &'static str,
-    /// Where the snapshotter oncefs listens, and its root.
-    pub(crate) oncefs: Option<(&'a Path, &'a Path)>,
-    pub(crate) pause_image: &'a str,
 }
 
 impl Containerd {
     pub(crate) fn start(dir: PathBuf, cgroup: &str, told: &Told<'_>) -> Self {
         fs::create_dir_all(&dir).unwrap();
-        fs::write(dir.join("config.toml"), configuration(&dir, told)).unwrap();
-        let mut containerd = Self { dir, cgroup: cgroup.to_owned(), snapshotter: told.snapshotter, child: None };
+        fs::write(dir.join("config.toml"), configuration(&dir, &socket(&dir), told)).unwrap();
+        let (release, snapshotter) = (told.release, told.snapshotter);
+        let mut containerd = Self { dir, cgroup: cgroup.to_owned(), snapshotter, release, child: None };
         containerd.start_again();
         containerd
     }
 
     pub(crate) fn start_again(&mut self) {
         let log = File::options().create(true).append(true).open(self.dir.join("log")).unwrap();
-        let mut command = Command::new("containerd");
+        let mut command = self.command("containerd");
         command.arg("--config").arg(self.dir.join("config.toml"));
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         self.child = Some(command.spawn().expect("the program containerd is needed (Debian package containerd)"));
@@ -56,8 +51,10 @@ impl Containerd {
         Running::start(self.command("sh").args(["-ec", line])).end()
     }
 
+    /// With the programs of the release that is tested before all others.
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
+        command.env("PATH", super::configuration::path());
         command.env("CONTAINERD_ADDRESS", self.socket()).env("CONTAINERD_SNAPSHOTTER", self.snapshotter);
         command.current_dir(&self.dir);
         command
@@ -111,33 +108,4 @@ impl Drop for Containerd {
 
 fn socket(dir: &Path) -> PathBuf {
     dir.join("c.sock")
-}
-
-/// What of containerd may not be wanted where several run, or where the kernel lacks it, is off.
-fn configuration(dir: &Path, told: &Told<'_>) -> String {
-    let (at, socket) = (dir.display(), socket(dir));
-    let (socket, snapshotter, pause) = (socket.display(), told.snapshotter, told.pause_image);
-    let proxy = told.oncefs.map_or(String::new(), |(socket, root)| {
-        format!(
-            "[proxy_plugins.oncefs]\ntype = \"snapshot\"\naddress = {socket:?}\n\
-             [proxy_plugins.oncefs.exports]\nroot = {root:?}\n"
-        )
-    });
-    let mut text = format!(
-        "version = 2\nroot = \"{at}/root\"\nstate = \"{at}/state\"\n\
-         disabled_plugins = [\"io.containerd.snapshotter.v1.aufs\", \"io.containerd.snapshotter.v1.btrfs\", \
-         \"io.containerd.snapshotter.v1.devmapper\", \"io.containerd.snapshotter.v1.zfs\"]\n\
-         [grpc]\naddress = \"{socket}\"\n[ttrpc]\naddress = \"{socket}.ttrpc\"\n\
-         [plugins.\"io.containerd.internal.v1.opt\"]\npath = \"{at}/opt\"\n"
-    );
-    let cri = "plugins.\"io.containerd.grpc.v1.cri\"";
-    text.push_str(&format!(
-        "[{cri}]\nsandbox_image = \"{pause}\"\nrestrict_oom_score_adj = true\ndisable_apparmor = true\n\
-         stats_collect_period = 1\ndisable_tcp_service = true\nstream_server_address = \"127.0.0.1\"\n\
-         [{cri}.cni]\nbin_dir = \"{at}/cni/bin\"\nconf_dir = \"{at}/cni/conf\"\n\
-         [{cri}.containerd]\nsnapshotter = \"{snapshotter}\"\ndisable_snapshot_annotations = false\n\
-         [{cri}.containerd.runtimes.runc]\nruntime_type = \"io.containerd.runc.v2\"\n\
-         [{cri}.containerd.runtimes.runc.options]\nRoot = \"{at}/runc\"\n{proxy}"
-    ));
-    text
 }

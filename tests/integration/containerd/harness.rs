@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio::runtime::Runtime;
 
+use super::configuration::{Release, Told};
 use super::cri::Cri;
-use super::daemon::{Containerd, Told};
+use super::daemon::Containerd;
 use super::images;
 use super::leaving;
 use super::service::Service;
@@ -133,6 +134,7 @@ impl Node {
             uses_oncefs.then(|| Service::start(dir.0.path().join("oncefs"), &at.join("c.sock"), configuration));
         let places = oncefs.as_ref().map(|service| (service.socket(), service.root()));
         let told = Told {
+            release: Release::tested(),
             snapshotter: if uses_oncefs { "oncefs" } else { "overlayfs" },
             oncefs: places.as_ref().map(|(socket, root)| (socket.as_path(), root.as_path())),
             pause_image,
@@ -178,6 +180,12 @@ impl Node {
     /// ctr in its own default namespace.
     pub(crate) fn ctr(&self, arguments: &[&str]) -> Ran {
         self.containerd.ctr("default", arguments).end()
+    }
+
+    /// Pulls with a ctr that does not tell the snapshotter which image it unpacks.
+    pub(crate) fn pull_silently(&self, image: &str) {
+        let local: &[&str] = if self.containerd.release == Release::Two { &["--local"] } else { &[] };
+        self.ctr(&[&["images", "pull"], local, &[image]].concat()).well();
     }
 
     /// Runs a container of an image to its end, then removes it. Gives what it said.

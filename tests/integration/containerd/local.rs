@@ -48,7 +48,7 @@ fn commits_and_runs(snapshotter: Snapshotter) {
     if snapshotter == Snapshotter::Oncefs {
         node.oncefs().oncefs(&["pull", &name]).well();
     }
-    node.ctr(&["images", "pull", &name]).well();
+    node.pull_silently(&name);
     let changes = ["sh", "-c", "echo made > /etc/made; rm /srv/page"];
     node.containerd.run("default", &[], &name, "changes", &changes).end().well();
 

@@ -5,6 +5,7 @@
 
 mod agreeing;
 mod away;
+mod configuration;
 mod credentials;
 pub(crate) mod cri;
 mod crowd;

@@ -67,7 +67,7 @@ fn layers_that_another_image_or_namespace_needs_stay() {
     node.cri.pull(&first).unwrap();
     node.cri.pull(&second).unwrap();
     until("all layers are here", || node.oncefs().layers().len() == 4);
-    node.ctr(&["images", "pull", &second]).well();
+    node.pull_silently(&second);
     node.remove_image(CRI_NAMESPACE, &first);
     until_here(&node, &two);
     node.remove_image(CRI_NAMESPACE, &second);
@@ -95,7 +95,7 @@ fn an_image_that_was_unpacked_as_usual_frees_its_directories() {
     let images = Images::of(&["pause"]);
     let name = images.add(&with_shell(&[file("etc/said", "said\n")]), "unpacked/removed:1");
     let node = Node::start(Snapshotter::Oncefs, &images);
-    node.ctr(&["images", "pull", &name]).well();
+    node.pull_silently(&name);
     assert_eq!(node.oncefs().snapshot_dirs().len(), 2);
     node.remove_image("default", &name);
     until_freed(&node);

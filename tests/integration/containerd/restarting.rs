@@ -38,7 +38,7 @@ fn a_container_of_overlayfs_is_started_again_over_what_it_wrote() {
     let images = Images::of(&["pause"]);
     let image = counting(&images);
     let node = Node::start(Snapshotter::Overlayfs, &images);
-    node.ctr(&["images", "pull", &image]).well();
+    node.pull_silently(&image);
     start_detached(&node, &image, "counts");
     until("the container has written", || counted(&node, "counts") == 2);
     kill(&node, "counts");
@@ -60,7 +60,7 @@ fn a_container_of_oncefs_is_started_again_over_what_it_wrote() {
 /// For `ctr` an image is remote that oncefs knows already.
 fn pull_remotely(node: &Node, image: &str) {
     node.oncefs().oncefs(&["pull", image]).well();
-    node.ctr(&["images", "pull", image]).well();
+    node.pull_silently(image);
     until("no layer was unpacked", || node.oncefs().snapshot_dirs().is_empty());
 }
 
@@ -104,7 +104,7 @@ fn survives(event: impl FnOnce(&mut Node)) {
     let later = images.add(&with_shell(&[noise("opt/noise", 62, 100_000)]), "re/later:1");
     let mut node = Node::start(Snapshotter::Oncefs, &images);
     pull_remotely(&node, &remote);
-    node.ctr(&["images", "pull", &unpacked]).well();
+    node.pull_silently(&unpacked);
     for (image, name) in [(&remote, "remote"), (&unpacked, "unpacked")] {
         start_detached(&node, image, name);
         until("the container has written", || counted(&node, name) == 2);

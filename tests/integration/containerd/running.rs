@@ -93,7 +93,7 @@ fn ctr_runs_an_image_of_which_it_says_nothing_to_the_snapshotter() {
     let images = Images::of(&["pause"]);
     let name = images.add(&with_shell(&[noise("opt/noise", 41, 100_000), file("etc/said", "said\n")]), "ctr/silent:1");
     let node = Node::start(Snapshotter::Oncefs, &images);
-    node.ctr(&["images", "pull", &name]).well();
+    node.pull_silently(&name);
     assert_eq!(node.run(&name, "silent", &["sh", "-c", "cat /etc/said; wc -c < /opt/noise"]), "said\n100000\n");
     let changes = "echo more > /etc/said; rm /opt/noise; cat /etc/said; ls /opt";
     assert_eq!(node.run(&name, "writes", &["sh", "-c", changes]), "more\n");
@@ -107,7 +107,7 @@ fn what_oncefs_pulled_before_is_served_to_ctr_by_its_chain() {
     let name = images.add(&image, "ctr/known:1");
     let node = Node::start(Snapshotter::Oncefs, &images);
     node.oncefs().oncefs(&["pull", &name]).well();
-    node.ctr(&["images", "pull", &name]).well();
+    node.pull_silently(&name);
     assert_eq!(node.run(&name, "known", &["sh", "-c", "cat /etc/said; wc -c < /opt/noise"]), "said\n100000\n");
     until("no snapshot has files of its own", || node.oncefs().snapshot_dirs().is_empty());
     let answered = images.stop().0;
@@ -124,7 +124,7 @@ fn a_second_namespace_fetches_no_layer() {
     let name = images.add(&image, "two/namespaces:1");
     let node = Node::start(Snapshotter::Oncefs, &images);
     node.cri.pull(&name).unwrap();
-    node.ctr(&["images", "pull", &name]).well();
+    node.pull_silently(&name);
     assert_eq!(node.run(&name, "second", &["sh", "-c", "wc -c < /opt/noise"]), "100000\n");
     until("the layers are here", || node.oncefs().layers().len() == image.layers.len());
     let answered = images.stop().0;

@@ -28,7 +28,7 @@ fn owns_its_files(snapshotter: Snapshotter, options: &[&str]) {
     if snapshotter == Snapshotter::Oncefs {
         node.oncefs().oncefs(&["pull", &name]).well();
     }
-    node.ctr(&["images", "pull", &name]).well();
+    node.pull_silently(&name);
     let looks = "id -u; stat -c %u /etc/below; echo more >> /etc/below; cat /etc/below; stat -c %u /etc/below; cat /proc/self/uid_map";
     let words = ["sh", "-c", looks];
     let said = node.containerd.run("default", options, &name, "mapped", &words).end().well().out;
