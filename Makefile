@@ -38,9 +38,10 @@ lint:
 	$(CARGO) test --locked --test tidy
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 
-# Unit, integration and documentation tests.
+# Unit, integration and documentation tests; those with containerd once more with a 2.x.
 unit:
 	$(CARGO) test --locked
+	CONTAINERD_PROGRAMS=$(TOOLS)/containerd-2 $(CARGO) test --locked --test integration containerd::
 
 # The flight under the model checker.
 model:

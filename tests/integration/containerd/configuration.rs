@@ -14,7 +14,6 @@ pub(crate) enum Release {
 
 /// What is particular to a node.
 pub(crate) struct Told<'a> {
-    pub(crate) release: Release,
     pub(crate) snapshotter: &'static str,
     /// Where the snapshotter oncefs listens, and its root.
     pub(crate) oncefs: Option<(&'a Path, &'a Path)>,
@@ -47,9 +46,9 @@ pub(crate) fn path() -> OsString {
 }
 
 /// What of containerd may not be wanted where several run, or where the kernel lacks it, is off.
-pub(crate) fn configuration(dir: &Path, socket: &Path, told: &Told<'_>) -> String {
+pub(crate) fn configuration(release: Release, dir: &Path, socket: &Path, told: &Told<'_>) -> String {
     let (at, socket) = (dir.display(), socket.display());
-    let version = if told.release == Release::One { 2 } else { 3 };
+    let version = if release == Release::One { 2 } else { 3 };
     let usual = format!(
         "version = {version}\nroot = \"{at}/root\"\nstate = \"{at}/state\"\n\
          disabled_plugins = [\"io.containerd.snapshotter.v1.aufs\", \"io.containerd.snapshotter.v1.btrfs\", \
@@ -57,7 +56,7 @@ pub(crate) fn configuration(dir: &Path, socket: &Path, told: &Told<'_>) -> Strin
          [grpc]\naddress = \"{socket}\"\n[ttrpc]\naddress = \"{socket}.ttrpc\"\n\
          [plugins.\"io.containerd.internal.v1.opt\"]\npath = \"{at}/opt\"\n"
     );
-    let cri = if told.release == Release::One { cri_of_one(dir, told) } else { cri_of_two(dir, told) };
+    let cri = if release == Release::One { cri_of_one(dir, told) } else { cri_of_two(dir, told) };
     let proxy = told.oncefs.map_or(String::new(), |(socket, root)| {
         format!(
             "[proxy_plugins.oncefs]\ntype = \"snapshot\"\naddress = {socket:?}\n\

@@ -4,7 +4,8 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use super::configuration::{Release, Told, configuration};
+pub(crate) use super::configuration::Told;
+use super::configuration::{Release, configuration};
 use super::leaving;
 use crate::cli::node::{Ran, Running};
 
@@ -20,9 +21,10 @@ pub(crate) struct Containerd {
 
 impl Containerd {
     pub(crate) fn start(dir: PathBuf, cgroup: &str, told: &Told<'_>) -> Self {
+        let release = Release::tested();
         fs::create_dir_all(&dir).unwrap();
-        fs::write(dir.join("config.toml"), configuration(&dir, &socket(&dir), told)).unwrap();
-        let (release, snapshotter) = (told.release, told.snapshotter);
+        fs::write(dir.join("config.toml"), configuration(release, &dir, &socket(&dir), told)).unwrap();
+        let snapshotter = told.snapshotter;
         let mut containerd = Self { dir, cgroup: cgroup.to_owned(), snapshotter, release, child: None };
         containerd.start_again();
         containerd

@@ -134,7 +134,6 @@ impl Node {
             uses_oncefs.then(|| Service::start(dir.0.path().join("oncefs"), &at.join("c.sock"), configuration));
         let places = oncefs.as_ref().map(|service| (service.socket(), service.root()));
         let told = Told {
-            release: Release::tested(),
             snapshotter: if uses_oncefs { "oncefs" } else { "overlayfs" },
             oncefs: places.as_ref().map(|(socket, root)| (socket.as_path(), root.as_path())),
             pause_image,

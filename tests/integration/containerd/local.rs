@@ -67,7 +67,8 @@ fn commits_and_runs(snapshotter: Snapshotter) {
     let mount = node.ctr(&["snapshots", "mounts", root.to_str().unwrap(), "over-committed"]).well().out;
     node.containerd.shell(&mount).well();
     let words = ["sh", "-c", "cat /etc/made /etc/below; ls /srv; echo on > /etc/made; cat /etc/made"];
-    let said = node.containerd.run("default", &["--rm", "--rootfs"], root.to_str().unwrap(), "again", &words);
+    let options = ["--rm", "--env", "PATH=/bin", "--rootfs"];
+    let said = node.containerd.run("default", &options, root.to_str().unwrap(), "again", &words);
     assert_eq!(said.end().well().out, "made\nfrom below\non\n");
     assert_eq!(mounts_below(&root).len(), 1);
     rustix::mount::unmount(&root, rustix::mount::UnmountFlags::empty()).unwrap();
