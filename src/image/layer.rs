@@ -22,6 +22,12 @@ impl Images {
     }
 
     async fn make_usable(&self, image: &Image, layer: &Layered) -> Result<Arc<Layer>, LayerError> {
+        let made = self.have(image, layer).await;
+        self.shared.refusals.note(layer, made.as_ref().err());
+        made
+    }
+
+    async fn have(&self, image: &Image, layer: &Layered) -> Result<Arc<Layer>, LayerError> {
         let at_work = self.at_work(layer.digest).await;
         if let Some(here) = self.here(layer)? {
             self.note_measure(&layer.digest, Measure::of(&here));

@@ -6,6 +6,7 @@
 mod chains;
 mod layer;
 mod progress;
+mod refusals;
 mod resolve;
 
 use std::collections::HashMap;
@@ -29,6 +30,7 @@ pub use resolve::Asker;
 
 use chains::{Found, Ledger};
 use progress::Progresses;
+use refusals::Refusals;
 
 /// What a user may set about making layers usable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,6 +121,7 @@ struct Shared {
     /// A place for each layer that is scanned now.
     places: Arc<Semaphore>,
     progresses: Mutex<Progresses>,
+    refusals: Refusals,
     ledger: Mutex<Ledger>,
     /// Says that there may be something to delete.
     work: watch::Sender<()>,
@@ -151,6 +154,7 @@ impl Images {
             opening: Flight::new(),
             places,
             progresses: Mutex::new(Progresses::default()),
+            refusals: Refusals::default(),
             ledger: Mutex::default(),
             work: watch::Sender::default(),
             freed: watch::Sender::default(),

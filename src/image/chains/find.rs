@@ -56,6 +56,8 @@ pub enum ChainError {
     Parent(ChainId),
     #[error("the labels lie: this chain of the image ends with layer {has}")]
     OtherLayer { has: LayerDigest },
+    #[error("layer {layer} could not be used before: {cause}")]
+    Refused { layer: LayerDigest, cause: Arc<str> },
     #[error("the registry took longer than {} s", .0.as_secs_f32())]
     Late(Duration),
     #[error("it could not be had a moment ago: {0}")]
@@ -99,12 +101,18 @@ impl Images {
         let source = source.map(|(source, origin)| (&source.layer, origin, source.manifest.as_ref()));
         let in_store = |layer: &LayerDigest| self.shared.store.has(layer);
         let mut ledger = self.shared.ledger.lock();
+        // What was refused will not come; only what is here counts then.
+        let source = source.filter(|_| !ledger.images_of(&wanted.chain).iter().any(|known| self.is_refused(known)));
         // The id of a chain is made of its parent's: what one image says of it holds for all.
         if let Some((key, ..)) = ledger.images_of(&wanted.chain).first() {
             let chains = ledger.images.get(key).map_or(&[][..], |known| &known.chains);
             follows(chains, wanted)?;
         }
         Ok(ledger.claim_if_usable(&wanted.chain, source, in_store))
+    }
+
+    fn is_refused(&self, (_, image, length): &(ImageKey, Arc<Image>, usize)) -> bool {
+        self.shared.refusals.among(image.layers.get(..*length).unwrap_or_default()).is_some()
     }
 
     async fn claim_found(
@@ -119,6 +127,10 @@ impl Images {
         let has = found.image.layers.get(at).ok_or(ChainError::NoSuchChain(*chain))?.digest;
         if has != source.layer {
             return Err(ChainError::OtherLayer { has });
+        }
+        let layers = found.image.layers.get(..=at).unwrap_or_default();
+        if let Some((layer, cause)) = self.shared.refusals.among(layers) {
+            return Err(ChainError::Refused { layer, cause });
         }
         let is_claimed = self.shared.ledger.lock().claim_with(chain, Some(&found.key));
         if is_claimed { Ok(found.key.clone()) } else { Err(ChainError::Unknown) }
