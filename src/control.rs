@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
 
 use crate::digest::{Digest, LayerDigest};
+use crate::sys::mount::Restrictions;
 
 /// What the server can be asked. The name of each is its path below `/v1/`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +41,8 @@ pub struct MountCall {
     pub owner: Owner,
     /// Answer only when all layers are here.
     pub wait: bool,
+    #[serde(default)]
+    pub restrictions: Restrictions,
 }
 
 /// Whom files are shown to belong to.

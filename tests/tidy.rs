@@ -25,7 +25,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("image", &["blob", "digest", "errors", "flight", "index", "metrics", "registry", "store", "sync", "view"]),
     ("snapshotter", &["digest", "errors", "metrics", "mount", "store", "sync"]),
     ("cri", &["errors", "flight", "metrics", "sync"]),
-    ("control", &["digest", "sync"]),
+    ("control", &["digest", "sync", "sys"]),
     ("config", &["cri", "fuse", "image", "index", "registry", "snapshotter", "store"]),
     (
         "daemon",

@@ -3,14 +3,16 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::str::FromStr;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use super::connection::interrupted;
 use super::progress::Shown;
 use super::{ImageArgs, Setting, print_line};
 use crate::control::{Call, Failure, FailureKind, MountCall, Owner};
 use crate::daemon::{self, Lifetime};
+use crate::sys::mount::Restrictions;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -38,26 +40,58 @@ pub(super) struct Mount {
     /// Serve from this process, until the mount is gone or Ctrl-C is pressed
     #[arg(long)]
     foreground: bool,
-    /// Whom files belong to: as the image says, or you [default: image for root, me for others]
-    #[arg(long, value_enum, value_name = "WHO")]
+    /// Whom files belong to: image (as it says), me, or a user and group as in 1000:1000 [default: image for root, me for others]
+    #[arg(long, value_name = "WHO")]
     owner: Option<Who>,
+    #[command(flatten)]
+    restricted: Restricted,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+/// What shall not work there, as mount(8) calls it.
+#[derive(Debug, Clone, Copy, Args)]
+struct Restricted {
+    /// Device files of the image are names only
+    #[arg(long)]
+    nodev: bool,
+    /// Set-user-id and set-group-id bits of the image's programs have no effect
+    #[arg(long)]
+    nosuid: bool,
+    /// No program of the image can be executed there
+    #[arg(long)]
+    noexec: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Who {
     Image,
     Me,
+    Of(u32, u32),
+}
+
+impl FromStr for Who {
+    type Err = &'static str;
+
+    fn from_str(who: &str) -> Result<Self, Self::Err> {
+        let ids = |(uid, gid): (&str, &str)| Some(Self::Of(uid.parse().ok()?, gid.parse().ok()?));
+        match who {
+            "image" => Ok(Self::Image),
+            "me" => Ok(Self::Me),
+            _ => who.split_once(':').and_then(ids).ok_or("write image, me, or two numbers as in 1000:1000"),
+        }
+    }
 }
 
 impl Mount {
     pub(super) async fn run(self, setting: &Setting) -> Result<ExitCode, Failure> {
         let at = self.at.canonicalize().map_err(|error| unusable(&self.at, &error))?;
+        let Restricted { nodev, nosuid, noexec } = self.restricted;
         let call = MountCall {
             image: absolute(&self.image.image),
             platform: self.image.platform,
             at,
             owner: owner(self.owner),
             wait: self.wait,
+            restrictions: Restrictions { nodev, nosuid, noexec },
         };
         if self.foreground {
             return serve_here(call, setting).await;
@@ -85,6 +119,7 @@ fn owner(who: Option<Who>) -> Owner {
         Some(Who::Image) => Owner::Image,
         None if uid.is_root() => Owner::Image,
         Some(Who::Me) | None => Owner::Of(uid.as_raw(), gid.as_raw()),
+        Some(Who::Of(uid, gid)) => Owner::Of(uid, gid),
     }
 }
 

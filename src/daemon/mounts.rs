@@ -124,8 +124,9 @@ impl Mounts {
         let images = self.shared.node.images();
         let _nobody_listens = news.send(Event::Resolved(report::of_image(images, &image)));
         let showing = {
-            let (mounts, image, at, owner) = (self.clone(), image.clone(), at.clone(), call.owner);
-            async move { mounts.show(&image, &at, owner).await }
+            let (mounts, image, at) = (self.clone(), image.clone(), at.clone());
+            let (owner, restrictions) = (call.owner, call.restrictions);
+            async move { mounts.show(&image, &at, owner, restrictions).await }
         };
         let shown = self.to_the_end(showing).await?;
         if call.wait {

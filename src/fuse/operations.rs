@@ -136,7 +136,7 @@ impl Counts {
 
 impl Serving {
     pub(super) fn new(shelf: Shelf, options: &Options, runtime: Handle) -> Self {
-        let Options { root, allow_other, owner } = *options;
+        let Options { root, allow_other, owner, restrictions: _by_the_kernel } = *options;
         Self { shelf, root, owner, allow_other, runtime, counts: Arc::default() }
     }
 
@@ -340,7 +340,7 @@ mod tests {
     async fn a_panic_ends_one_answer_and_not_its_thread() {
         let serving = Serving::new(
             Shelf::default(),
-            &Options { root: Root::All, allow_other: true, owner: None },
+            &Options { root: Root::All, allow_other: true, owner: None, restrictions: Default::default() },
             Handle::current(),
         );
         serving.answering(Operation::Lookup, || panic!("a bug, on purpose"));

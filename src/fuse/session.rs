@@ -44,6 +44,7 @@ pub struct Options {
     pub allow_other: bool,
     /// Show everything as belonging to this user and group.
     pub owner: Option<(u32, u32)>,
+    pub restrictions: mount::Restrictions,
 }
 
 /// A mount that is being served. Dropping it takes the mount out of sight.
@@ -166,9 +167,13 @@ fn fuser_config(options: &Options, config: &Config) -> FuserConfig {
         MountOption::RO,
         MountOption::DefaultPermissions,
     ];
-    if rustix::process::geteuid().is_root() {
-        // Images have device nodes and set-user-id programs, and containers want both.
-        fuser.mount_options.extend([MountOption::Dev, MountOption::Suid]);
+    let mount::Restrictions { nodev, nosuid, noexec } = options.restrictions;
+    // Images have device nodes and set-user-id programs, and containers want both; only root may let them work.
+    let is_root = rustix::process::geteuid().is_root();
+    fuser.mount_options.push(if is_root && !nodev { MountOption::Dev } else { MountOption::NoDev });
+    fuser.mount_options.push(if is_root && !nosuid { MountOption::Suid } else { MountOption::NoSuid });
+    if noexec {
+        fuser.mount_options.push(MountOption::NoExec);
     }
     fuser.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
     fuser.n_threads = Some(config.thread_count());

@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::mount::{MountFlags, UnmountFlags, mount as mount2, mount_bind, mount_remount, unmount as umount2};
+use serde::{Deserialize, Serialize};
 
 /// One line of /proc/self/mountinfo (proc(5)), as far as it is used.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,11 +24,34 @@ pub struct Mounted {
     pub kind: String,
 }
 
-/// Shows `from` at `to` as well, read-only. Devices and set-user-id bits work as they do at `from`.
-pub fn bind_read_only(from: &Path, to: &Path) -> io::Result<()> {
+/// What shall not work below a mount though the image has it (mount(8): nodev, nosuid, noexec).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Restrictions {
+    pub nodev: bool,
+    pub nosuid: bool,
+    pub noexec: bool,
+}
+
+// === impl Restrictions ===
+
+impl Restrictions {
+    fn flags(self) -> MountFlags {
+        let Self { nodev, nosuid, noexec } = self;
+        [(nodev, MountFlags::NODEV), (nosuid, MountFlags::NOSUID), (noexec, MountFlags::NOEXEC)]
+            .into_iter()
+            .filter(|(is_set, _)| *is_set)
+            .fold(MountFlags::empty(), |flags, (_, flag)| flags | flag)
+    }
+}
+
+// === changing and reading the table ===
+
+/// Shows `from` at `to` as well, read-only. What is not restricted works as it does at `from`.
+pub fn bind_read_only(from: &Path, to: &Path, restrictions: Restrictions) -> io::Result<()> {
     mount_bind(from, to)?;
     // A bind mount ignores flags, they take a second call (mount(2), "Creating a bind mount").
-    let read_only = mount_remount(to, MountFlags::BIND | MountFlags::RDONLY, "");
+    let read_only = mount_remount(to, MountFlags::BIND | MountFlags::RDONLY | restrictions.flags(), "");
     read_only.inspect_err(|_| drop(detach(to))).map_err(Into::into)
 }
 

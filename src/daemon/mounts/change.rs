@@ -18,6 +18,7 @@ use crate::digest::ChainId;
 use crate::fuse::{Options, Root, Session};
 use crate::image::Image;
 use crate::sys::mount as kernel;
+use crate::sys::mount::Restrictions;
 use crate::view::ViewSlot;
 
 /// An image that has been mounted. Unless kept, it is taken away again: its call did not end well, or its caller left.
@@ -60,7 +61,13 @@ impl Mounts {
         async move { answered.await.unwrap_or_else(|gone| Err(without(gone))) }.boxed()
     }
 
-    pub(super) async fn show(&self, image: &Arc<Image>, at: &Path, owner: Owner) -> Result<Shown, Failure> {
+    pub(super) async fn show(
+        &self,
+        image: &Arc<Image>,
+        at: &Path,
+        owner: Owner,
+        restrictions: Restrictions,
+    ) -> Result<Shown, Failure> {
         let _one_at_a_time = self.shared.changing.lock().await;
         if self.shared.state.lock().is_closed {
             return Err(Failure::new(FailureKind::Other, "oncefs is stopping"));
@@ -73,9 +80,11 @@ impl Mounts {
         let lazily = Lazily::new(images, chain, image.reference.clone(), slot);
         self.shared.shelf.add(slot, &view_name(&chain), Arc::new(lazily));
         let shown = match owner {
-            Owner::Image if rustix::process::geteuid().is_root() => self.bind(&chain, at).await.map(|()| None),
-            Owner::Image => self.mount_one(slot, at, None).await.map(Some),
-            Owner::Of(uid, gid) => self.mount_one(slot, at, Some((uid, gid))).await.map(Some),
+            Owner::Image if rustix::process::geteuid().is_root() => {
+                self.bind(&chain, at, restrictions).await.map(|()| None)
+            }
+            Owner::Image => self.mount_one(slot, at, None, restrictions).await.map(Some),
+            Owner::Of(uid, gid) => self.mount_one(slot, at, Some((uid, gid)), restrictions).await.map(Some),
         };
         match shown {
             Ok(own) => {
@@ -100,13 +109,13 @@ impl Mounts {
         Ok(*self.shared.state.lock().slots.entry(chain).or_insert(ViewSlot(slot)))
     }
 
-    async fn bind(&self, chain: &ChainId, at: &Path) -> Result<(), Failure> {
+    async fn bind(&self, chain: &ChainId, at: &Path, restrictions: Restrictions) -> Result<(), Failure> {
         if self.shared.state.lock().everything.is_none() {
             let session = self.start_everything().await?;
             self.shared.state.lock().everything = Some(Everything { session, in_use: HashSet::new() });
         }
         let (from, to) = (self.fs().join(view_name(chain)), at.to_owned());
-        let bound = blocking(move || kernel::bind_read_only(&from, &to)).await?;
+        let bound = blocking(move || kernel::bind_read_only(&from, &to, restrictions)).await?;
         let failed = |error| Failure::new(FailureKind::Other, format!("cannot mount at {}: {error}", at.display()));
         bound.map_err(failed)
     }
@@ -135,13 +144,20 @@ impl Mounts {
             }
         };
         blocking(prepare).await?.map_err(failed)?;
-        self.start_session(fs, Options { root: Root::All, allow_other: true, owner: None }).await
+        let restrictions = Restrictions::default();
+        self.start_session(fs, Options { root: Root::All, allow_other: true, owner: None, restrictions }).await
     }
 
-    async fn mount_one(&self, slot: ViewSlot, at: &Path, owner: Option<(u32, u32)>) -> Result<Session, Failure> {
+    async fn mount_one(
+        &self,
+        slot: ViewSlot,
+        at: &Path,
+        owner: Option<(u32, u32)>,
+        restrictions: Restrictions,
+    ) -> Result<Session, Failure> {
         // Only root may let others look without asking /etc/fuse.conf.
         let allow_other = rustix::process::geteuid().is_root();
-        self.start_session(at.to_owned(), Options { root: Root::One(slot), allow_other, owner }).await
+        self.start_session(at.to_owned(), Options { root: Root::One(slot), allow_other, owner, restrictions }).await
     }
 
     async fn start_session(&self, at: PathBuf, options: Options) -> Result<Session, Failure> {

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use oncefs::fuse::{Config, Options, Root, Session};
-use oncefs::sys::mount;
+use oncefs::sys::mount::{self, Restrictions};
 use oncefs::view::ViewSlot;
 
 use super::stage::{Gate, Packing, SOON, Stage, State, output, until};
@@ -96,7 +96,8 @@ fn privileged_everything_can_be_shown_as_somebodys() {
     let stage = Stage::unmounted();
     let slot = one_view(&stage);
     let at = stage.directory("alone");
-    let options = Options { root: Root::One(slot), allow_other: true, owner: Some((1234, 5678)) };
+    let restrictions = Restrictions::default();
+    let options = Options { root: Root::One(slot), allow_other: true, owner: Some((1234, 5678)), restrictions };
     let handle = stage.runtime.handle().clone();
     let _session = Session::start(&stage.shelf, &at, &options, &Config::default(), handle).unwrap();
     for path in ["", "dir", "dir/file"] {
@@ -128,7 +129,8 @@ fn as_nobody() {
     let stage = Stage::for_anybody();
     let slot = one_view(&stage);
     let at = stage.directory("alone");
-    let options = Options { root: Root::One(slot), allow_other: false, owner: Some((65534, 65534)) };
+    let restrictions = Restrictions::default();
+    let options = Options { root: Root::One(slot), allow_other: false, owner: Some((65534, 65534)), restrictions };
     let handle = stage.runtime.handle().clone();
     let mut session = Session::start(&stage.shelf, &at, &options, &Config::default(), handle)
         .expect("this test needs fusermount3, set-user-id root (package fuse3)");
@@ -143,7 +145,8 @@ fn as_nobody() {
 #[test]
 fn privileged_errors_say_what_to_do() {
     let stage = Stage::unmounted();
-    let options = Options { root: Root::All, allow_other: true, owner: None };
+    let restrictions = Restrictions::default();
+    let options = Options { root: Root::All, allow_other: true, owner: None, restrictions };
     let at = stage.mountpoint().join("missing");
     let handle = stage.runtime.handle().clone();
     let failed = Session::start(&stage.shelf, &at, &options, &Config::default(), handle).err().unwrap();

@@ -83,7 +83,7 @@ impl Stage {
     }
 
     pub(super) fn mount(&self, root: Root, at: &Path) -> Session {
-        let options = Options { root, allow_other: true, owner: None };
+        let options = Options { root, allow_other: true, owner: None, restrictions: Default::default() };
         // As few threads as can be: one that waited would be missed.
         let config = Config { threads: 2, ..Config::default() };
         Session::start(&self.shelf, at, &options, &config, self.runtime.handle().clone()).unwrap()
@@ -146,7 +146,7 @@ impl Stage {
     pub(super) fn bind(&self, view: &Path) -> Bound {
         let at = self.directory("bound");
         std::fs::set_permissions(self.dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-        mount::bind_read_only(view, &at).unwrap();
+        mount::bind_read_only(view, &at, mount::Restrictions::default()).unwrap();
         Bound(at)
     }
 
