@@ -1,7 +1,10 @@
 //! `oncefs umount DIR`
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::mpsc;
+use std::time::Duration;
 
 use clap::Args;
 
@@ -10,6 +13,9 @@ use super::progress::Shown;
 use crate::control::{Call, Failure, FailureKind, UmountCall};
 use crate::daemon;
 use crate::sys::mount;
+
+/// A dead mount says so at once.
+const ANSWER: Duration = Duration::from_secs(1);
 
 const EXAMPLES: &str = "\
 Examples:
@@ -25,7 +31,7 @@ pub(super) struct Umount {
     /// Where it is mounted
     #[arg(value_name = "DIR", required_unless_present = "all", conflicts_with = "all")]
     at: Option<PathBuf>,
-    /// Every mount of the server
+    /// Every mount of the server, or all that a dead one left
     #[arg(long)]
     all: bool,
 }
@@ -34,13 +40,15 @@ impl Umount {
     pub(super) async fn run(self, setting: &Setting) -> Result<ExitCode, Failure> {
         let at = self.at.as_deref().map(resolved);
         if daemon::running(&setting.config.run).await.is_none() {
-            return clear(at.as_deref()).map(|()| ExitCode::SUCCESS);
+            return clear(&setting.config.run, at.as_deref()).map(|()| ExitCode::SUCCESS);
         }
         let called = setting.call(&Call::Umount(UmountCall { at: at.clone() }), &mut Shown::new()).await;
         match called {
             Ok(_) => Ok(ExitCode::SUCCESS),
             // What an earlier server left is unknown to this one.
-            Err(failed) if failed.kind == FailureKind::NotFound => clear(at.as_deref()).map(|()| ExitCode::SUCCESS),
+            Err(failed) if failed.kind == FailureKind::NotFound => {
+                clear(&setting.config.run, at.as_deref()).map(|()| ExitCode::SUCCESS)
+            }
             Err(failed) => Err(failed),
         }
     }
@@ -59,8 +67,8 @@ fn resolved(at: &Path) -> PathBuf {
 }
 
 /// A server that was killed leaves dead mounts, and they must go too.
-fn clear(at: Option<&Path>) -> Result<(), Failure> {
-    let Some(at) = at else { return Ok(()) };
+fn clear(run: &Path, at: Option<&Path>) -> Result<(), Failure> {
+    let Some(at) = at else { return clear_all(run) };
     let failed = |error| Failure::new(FailureKind::Other, format!("cannot unmount {}: {error}", at.display()));
     match mount::mounted_at(at).map_err(failed)? {
         Some(mounted) if mounted.kind == daemon::MOUNT_KIND => mount::detach_as_anybody(at).map_err(failed),
@@ -69,4 +77,35 @@ fn clear(at: Option<&Path>) -> Result<(), Failure> {
             Err(Failure::new(FailureKind::NotFound, message))
         }
     }
+}
+
+/// All that the run directory's server left, the latest first: its own mount and what is bound from there. An ordinary user
+/// has no such mount, and may take away nothing but what is his.
+fn clear_all(run: &Path) -> Result<(), Failure> {
+    let unreadable = |error| Failure::new(FailureKind::Other, format!("cannot see what is mounted: {error}"));
+    let table = mount::table().map_err(unreadable)?;
+    let fs = run.join("fs");
+    let device = table.iter().rev().find(|mounted| mounted.at == fs).map(|mounted| mounted.device);
+    let is_root = rustix::process::geteuid().is_root();
+    let may_be_ours =
+        |mounted: &&mount::Mounted| mounted.kind == daemon::MOUNT_KIND && (!is_root || Some(mounted.device) == device);
+    let mut failed = None;
+    for mounted in table.iter().rev().filter(may_be_ours).filter(|mounted| is_dead(&mounted.at)) {
+        if let Err(error) = mount::detach_as_anybody(&mounted.at) {
+            let message = format!("cannot unmount {}: {error}", mounted.at.display());
+            failed = Some(Failure::new(FailureKind::Other, message));
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+/// Whether the mount's server has died. One that lives may be slow to answer: it is not waited for.
+fn is_dead(at: &Path) -> bool {
+    let (answer, answered) = mpsc::channel();
+    let at = at.to_owned();
+    std::thread::spawn(move || {
+        let dead = at.metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotConnected);
+        let _nobody_waits_any_more = answer.send(dead);
+    });
+    answered.recv_timeout(ANSWER).unwrap_or(false)
 }

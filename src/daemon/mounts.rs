@@ -15,7 +15,7 @@ use super::node::{News, Node};
 use super::report;
 use crate::config::Config;
 use crate::control::{Event, Failure, FailureKind, MountCall, MountReport};
-use crate::digest::ChainId;
+use crate::digest::{ChainId, Digest};
 use crate::fuse::{Session, Shelf};
 use crate::image::{Asker, Held, Image, Images};
 use crate::sync::Mutex;
@@ -56,8 +56,10 @@ struct State {
     slots: HashMap<ChainId, ViewSlot>,
     /// Slots that the database has handed out for views to come.
     spare_slots: Vec<ViewSlot>,
-    /// The images that views are of, so that their layers stay.
-    held: HashMap<ViewSlot, Vec<Held>>,
+    /// The images that views are mounted for, by manifest, so that their layers stay.
+    held: HashMap<ViewSlot, HashMap<Digest, Held>>,
+    /// The view that is being mounted just now.
+    mounting: Option<ViewSlot>,
     /// Chains that are shown for containerd.
     claimed: HashSet<ChainId>,
     everything: Option<Everything>,

@@ -142,7 +142,8 @@ impl Images {
     pub(super) fn serve_with(&self, chain: &ChainId, image: &Arc<Image>) {
         let mut ledger = self.shared.ledger.lock();
         let key = ledger.images_of(chain).into_iter().find(|(_, known, _)| Arc::ptr_eq(known, image));
-        if let (Some((key, ..)), Some(chain)) = (key, ledger.chains.get_mut(chain)) {
+        let chain = ledger.chains.get_mut(chain).filter(|chain| chain.claims > 0);
+        if let (Some((key, ..)), Some(chain)) = (key, chain) {
             chain.served = Some(key);
         }
     }
@@ -192,10 +193,12 @@ impl Images {
 
     /// Takes the images of the database into memory. Blocking.
     pub(super) fn recall(&self) {
-        let records = self.shared.store.images().unwrap_or_else(|error| {
+        let mut records = self.shared.store.images().unwrap_or_else(|error| {
             tracing::warn!(%error, "the images of the database cannot be read: their chains are not known");
             Vec::new()
         });
+        // What is noted last is preferred.
+        records.sort_by_key(|record| (record.kept, record.seen_at_secs));
         let mut ledger = self.shared.ledger.lock();
         for record in records {
             let key = ImageKey::new(&record.reference, &record.platform);

@@ -452,8 +452,20 @@ mod tests {
         db.change(0, |trees| trees.meta.insert("version", &(VERSION + 1).to_le_bytes()).map(drop)).unwrap();
         drop(db);
         let refused = Db::open(&Layout::new(dir.path())).map(drop).unwrap_err();
-        assert!(matches!(refused, StoreError::Newer { has: 2, known: 1, .. }), "{refused}");
+        assert!(matches!(refused, StoreError::Newer { has, known: VERSION, .. } if has == VERSION + 1), "{refused}");
         assert!(!dir.path().join("db.broken-0").exists());
+    }
+
+    #[test]
+    fn a_database_of_the_first_version_is_read_and_is_of_this_one_from_then_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = open(dir.path()).db;
+        db.put_image(&image("redis:7")).unwrap();
+        db.change(0, |trees| trees.meta.insert("version", &1u32.to_le_bytes()).map(drop)).unwrap();
+        drop(db);
+        let opened = open(dir.path());
+        assert_eq!((opened.lost, opened.db.images().unwrap()), (None, vec![image("redis:7")]));
+        assert_eq!(opened.db.with(|trees| trees.number("version")).unwrap(), Some(VERSION));
     }
 
     #[test]

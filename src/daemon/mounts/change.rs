@@ -76,7 +76,7 @@ impl Mounts {
         let (images, chain) = (self.shared.node.images().clone(), image.chain());
         let slot = self.slot(chain).await?;
         let held = images.hold(image);
-        self.shared.state.lock().held.entry(slot).or_default().push(held);
+        self.shared.state.lock().held.entry(slot).or_default().insert(image.manifest_digest, held);
         let lazily = Lazily::new(images, chain, image.reference.clone(), slot);
         self.shared.shelf.add(slot, &view_name(&chain), Arc::new(lazily));
         let shown = match owner {
@@ -90,23 +90,34 @@ impl Mounts {
             Ok(own) => {
                 let device = kernel::mounted_at(at).ok().flatten().map(|mounted| mounted.device);
                 let mounted = Mounted { image: image.clone(), slot, own, device };
-                self.shared.state.lock().mounted.insert(at.to_owned(), mounted);
+                let mut state = self.shared.state.lock();
+                state.mounted.insert(at.to_owned(), mounted);
+                state.mounting = None;
                 Ok(Shown { mounts: self.clone(), slot, at: Some(at.to_owned()) })
             }
             Err(failed) => {
+                self.shared.state.lock().mounting = None;
                 self.retire_unused().await;
                 Err(failed)
             }
         }
     }
 
+    /// The chain's slot, in use from now on.
     async fn slot(&self, chain: ChainId) -> Result<ViewSlot, Failure> {
-        if let Some(slot) = self.shared.state.lock().slots.get(&chain) {
-            return Ok(*slot);
+        {
+            let mut state = self.shared.state.lock();
+            if let Some(slot) = state.slots.get(&chain).copied() {
+                state.mounting = Some(slot);
+                return Ok(slot);
+            }
         }
         let store = self.shared.node.images().store().clone();
         let slot = blocking(move || store.new_view_slot()).await?.map_err(|error| failure::of_store(&error))?;
-        Ok(*self.shared.state.lock().slots.entry(chain).or_insert(ViewSlot(slot)))
+        let mut state = self.shared.state.lock();
+        let slot = *state.slots.entry(chain).or_insert(ViewSlot(slot));
+        state.mounting = Some(slot);
+        Ok(slot)
     }
 
     async fn bind(&self, chain: &ChainId, at: &Path, restrictions: Restrictions) -> Result<(), Failure> {
@@ -273,6 +284,7 @@ impl Mounts {
         let leaving = state.leaving.iter().flat_map(Leaving::views);
         let mut used: HashSet<ViewSlot> = in_use.chain(claimed).chain(leaving).copied().collect();
         used.extend(state.mounted.values().map(|mounted| mounted.slot));
+        used.extend(state.mounting);
         self.shared.shelf.keep(|slot| used.contains(&slot));
         state.held.retain(|slot, _| used.contains(slot));
         if state.stays {

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use tokio::sync::watch;
 
 use super::ledger::{ImageKey, Ledger, Pending};
-use crate::digest::LayerDigest;
+use crate::digest::{ChainId, LayerDigest};
 use crate::image::{Image, Images, Shared};
 use crate::store::Store;
 use crate::sync::{Arc, Weak};
@@ -28,16 +28,21 @@ impl Ledger {
         let pending = std::mem::take(&mut self.pending);
         let mut layers = self.strays(&pending);
         let mut images = Vec::new();
-        for key in self.candidates(&pending) {
-            let Some(known) = self.images.get(&key) else { continue };
-            layers.extend(known.image.layers.iter().map(|layer| layer.digest));
-            self.serve_with_others(&key);
-            if self.is_unneeded(&key) {
-                self.forget(&key);
-                images.push(key);
+        let (released, let_go) = self.candidates(&pending);
+        for key in released.iter().chain(&let_go) {
+            let Some(known) = self.images.get(key) else { continue };
+            let all: Vec<LayerDigest> = known.image.layers.iter().map(|layer| layer.digest).collect();
+            self.serve_with_others(key);
+            let is_unneeded = self.is_unneeded(key);
+            // Of one that is being pulled, layers may be here that are not claimed yet.
+            if is_unneeded || released.contains(key) {
+                layers.extend(all);
+            }
+            if is_unneeded {
+                self.forget(key);
+                images.push(key.clone());
             }
         }
-        layers.extend(pending.images.iter().flat_map(|held| &held.image.layers).map(|layer| layer.digest));
         let needed = self.needed();
         layers.retain(|layer| !needed.contains(layer) && in_store(layer));
         for layer in &layers {
@@ -48,16 +53,16 @@ impl Ledger {
         Garbage { layers: layers.into_iter().collect(), images }
     }
 
-    /// Images that may not be needed any more.
-    fn candidates(&self, pending: &Pending) -> Vec<ImageKey> {
+    /// Images that may not be needed any more, or not all their layers, and those that may only go as a whole.
+    fn candidates(&self, pending: &Pending) -> (HashSet<ImageKey>, HashSet<ImageKey>) {
         let unkept = |key: &&ImageKey| self.images.get(*key).is_some_and(|known| !known.kept);
-        if pending.everything {
-            return self.images.keys().filter(unkept).cloned().collect();
-        }
-        let chains = pending.chains.iter().copied().chain(pending.images.iter().flat_map(|held| held.chains.clone()));
-        let keys: HashSet<&ImageKey> =
-            chains.filter_map(|id| self.chains.get(&id)).flat_map(|chain| &chain.images).collect();
-        keys.into_iter().filter(unkept).cloned().collect()
+        let that_have = |id: &ChainId| self.chains.get(id).into_iter().flat_map(|chain| &chain.images);
+        let released: HashSet<ImageKey> = match pending.everything {
+            true => self.images.keys().filter(unkept).cloned().collect(),
+            false => pending.chains.iter().flat_map(that_have).filter(unkept).cloned().collect(),
+        };
+        let let_go = pending.images.iter().flat_map(|held| &held.chains).flat_map(that_have).filter(unkept);
+        (released, let_go.cloned().collect())
     }
 
     /// Layers that came when nobody waited for them any more, unless somebody still wants an image that has them.

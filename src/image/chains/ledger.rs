@@ -44,7 +44,7 @@ pub(super) struct Chain {
     pub(super) length: usize,
     /// The latest first.
     pub(super) images: Vec<ImageKey>,
-    /// Whose layers claims are on: the blobs of another image's may differ, as one tar can be packed in many ways.
+    /// Whose layers the claims are on, if there are any: the blobs of another image's may differ, as one tar can be packed in many ways.
     pub(super) served: Option<ImageKey>,
     pub(super) claims: usize,
 }
@@ -115,23 +115,27 @@ impl Ledger {
         self.last_number
     }
 
-    /// Notes an image whose record is in the database under this key.
+    /// Notes an image whose record is in the database under this key. Its chains are served with it from now on, if nobody
+    /// has a claim on them yet.
     pub(in crate::image) fn note(&mut self, key: &ImageKey, image: &Arc<Image>, kept: bool) {
-        match self.images.get_mut(key) {
-            Some(known) if known.image.manifest_digest == image.manifest_digest => {
-                known.kept |= kept;
-                return;
+        let before = match self.images.get(key) {
+            Some(known) if known.image.manifest_digest == image.manifest_digest => self.images.remove(key),
+            Some(_) => {
+                self.forget(key);
+                None
             }
-            Some(_) => self.forget(key),
-            None => {}
-        }
-        let chains = image.chains();
-        for (at, id) in chains.iter().enumerate() {
+            None => None,
+        };
+        let fresh = || Known { image: image.clone(), chains: image.chains(), kept, checked: None, scans: None };
+        let mut known = before.unwrap_or_else(fresh);
+        known.kept |= kept;
+        for (at, id) in known.chains.iter().enumerate() {
             let length = image.layers.len().min(at + 1);
             let fresh = || Chain { length, images: Vec::new(), served: None, claims: 0 };
-            self.chains.entry(*id).or_insert_with(fresh).images.insert(0, key.clone());
+            let images = &mut self.chains.entry(*id).or_insert_with(fresh).images;
+            images.retain(|other| other != key);
+            images.insert(0, key.clone());
         }
-        let known = Known { image: image.clone(), chains, kept, checked: None, scans: None };
         self.images.insert(key.clone(), known);
     }
 
@@ -236,6 +240,7 @@ impl Ledger {
         if chain.claims > 0 {
             return false;
         }
+        chain.served = None;
         let keys = chain.images.clone();
         if self.is_settled {
             self.pending.chains.insert(*id);
