@@ -182,3 +182,6 @@ fn forget(store: &Store, ImageKey { reference, platform }: &ImageKey) -> bool {
     }
     true
 }
+
+#[cfg(test)]
+mod tests;

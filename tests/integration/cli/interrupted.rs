@@ -147,6 +147,19 @@ fn a_killed_server_leaves_a_dead_mount_that_umount_clears() {
 }
 
 #[test]
+fn umount_all_clears_what_a_killed_server_left_and_nothing_of_others() {
+    let (node, other, image) = (Node::new(), Node::new(), Image::usual(86));
+    let registry = Registry::with(&image);
+    let alive = other.mount(&registry.image(), "mnt");
+    let places = ["one", "two"].map(|name| node.mount(&registry.image(), name));
+    kill_server(&node);
+    node.oncefs(&["umount", "--all"]).well();
+    assert!(places.iter().all(|at| mounts_below(at).is_empty()) && mounts_below(node.run()).is_empty());
+    assert_usual(&alive, 86);
+    other.umount(&alive).well();
+}
+
+#[test]
 fn a_server_killed_in_the_middle_of_a_scan_loses_only_that() {
     let (node, image, registry) = stalled(85);
     let pulling = node.start(&["pull", &registry.image()]);

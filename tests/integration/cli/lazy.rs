@@ -2,6 +2,8 @@
 
 use std::process::Command;
 
+use oncefs::digest::Digest;
+
 use super::image::Image;
 use super::node::{Node, run};
 use super::registry::Registry;
@@ -23,6 +25,19 @@ fn a_mount_nobody_looks_into_asks_for_no_layer() {
     node.assert_at_rest();
     assert_eq!(registry.layer_requests(&image), 0);
     assert!(node.layers().is_empty());
+}
+
+#[test]
+fn an_image_that_has_not_changed_is_asked_for_its_manifest_only() {
+    let (node, image) = (Node::new(), Image::usual(23));
+    let registry = Registry::with(&image);
+    for n in 1..4 {
+        let at = node.mount(&registry.image(), "mnt");
+        node.umount(&at).well();
+        node.assert_at_rest();
+        assert_eq!(registry.count("1").requests, n, "the tag may have moved");
+    }
+    assert_eq!(registry.count(Digest::of(&image.config)).requests, 1);
 }
 
 #[test]
