@@ -9,7 +9,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::{failure, report};
 use crate::config::Config;
 use crate::control::{CheckSummary, Event, Failure, FailureKind, ImageReport, InspectReport, PullCall, StatusReport};
-use crate::image::{Asker, Held, Image, ImageFailed, Images};
+use crate::image::{Asker, Image, ImageFailed, Images};
 use crate::registry::{Platform, Reference, Registry};
 use crate::store::{Store, StoreError};
 
@@ -69,21 +69,9 @@ impl Node {
     /// Makes all layers of an image usable, and keeps them.
     pub async fn pull(&self, call: &PullCall, news: &News) -> Result<ImageReport, Failure> {
         let image = self.resolve(&call.image, call.platform.as_deref(), Asker::User).await?;
-        self.make_usable(&image, news).await
-    }
-
-    /// Makes all layers of an image usable on behalf of containerd. They stay as long as the result is kept; by then it must
-    /// have claimed its chains.
-    pub async fn pull_for_containerd(&self, call: &PullCall, news: &News) -> Result<(ImageReport, Held), Failure> {
-        let image = self.resolve(&call.image, call.platform.as_deref(), Asker::Containerd).await?;
-        let held = self.images.hold(&image);
-        Ok((self.make_usable(&image, news).await?, held))
-    }
-
-    async fn make_usable(&self, image: &Arc<Image>, news: &News) -> Result<ImageReport, Failure> {
-        let _nobody_listens = news.send(Event::Resolved(report::of_image(&self.images, image)));
-        self.with_news(image, news, self.images.layers(image)).await?;
-        Ok(report::of_image(&self.images, image))
+        let _nobody_listens = news.send(Event::Resolved(report::of_image(&self.images, &image)));
+        self.with_news(&image, news, self.images.layers(&image)).await?;
+        Ok(report::of_image(&self.images, &image))
     }
 
     /// Tells how far the image's layers are while `work` goes on.
