@@ -27,6 +27,9 @@ pub(super) enum Seen {
 /// A reference, a login and a pod's sandbox take a few KiB.
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
 
+/// The name of a repository has 255 bytes at most, tag and digest 200 together. What is longer would only fill the log.
+const REFERENCE_BYTES_MAX: usize = 1024;
+
 /// A flag for compression and four bytes of length stand before each message.
 const PREFIX_BYTES: usize = 5;
 
@@ -76,6 +79,9 @@ fn asked(request: protocol::PullImageRequest) -> Seen {
     let image = request.image.map(|spec| spec.image).unwrap_or_default();
     if image.is_empty() {
         return Seen::Opaque("it names no image");
+    }
+    if image.len() > REFERENCE_BYTES_MAX {
+        return Seen::Opaque("its image's name is too long");
     }
     let auth = request.auth.map(|auth| Auth {
         username: auth.username,

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::metrics::{Counter, EncodeLabelSet, EncodeLabelValue, Family, Gauge, Histogram, Registry, Unit};
+use crate::metrics::{Counter, EncodeLabelSet, Family, Gauge, Histogram, Registry, Unit};
 
 /// Counters of the CRI proxy. Clones share them.
 #[derive(Debug, Clone)]
@@ -14,7 +14,7 @@ pub struct Metrics {
 }
 
 /// How a PullImage ended before it came to containerd.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
     Verified,
     Failed,
@@ -24,7 +24,7 @@ pub(super) enum Outcome {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OutcomeLabel {
-    outcome: Outcome,
+    outcome: &'static str,
 }
 
 /// A pull while it is under way. One that is dropped was given up by its client.
@@ -80,6 +80,19 @@ impl Metrics {
     }
 }
 
+// === impl Outcome ===
+
+impl Outcome {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Verified => "verified",
+            Self::Failed => "failed",
+            Self::Forwarded => "forwarded",
+            Self::GivenUp => "given_up",
+        }
+    }
+}
+
 // === impl Pull ===
 
 impl Pull<'_> {
@@ -94,6 +107,6 @@ impl Pull<'_> {
 impl Drop for Pull<'_> {
     fn drop(&mut self) {
         self.metrics.active.dec();
-        self.metrics.pulls.get_or_create(&OutcomeLabel { outcome: self.outcome }).inc();
+        self.metrics.pulls.get_or_create(&OutcomeLabel { outcome: self.outcome.name() }).inc();
     }
 }

@@ -39,6 +39,7 @@ pub struct Config {
     /// The socket of the containerd that calls are forwarded to.
     pub containerd: PathBuf,
     /// Whether PullImage waits until all layers are here and verified. If not, it only learns credentials: pulls stay lazy.
+    /// Of use where oncefs is containerd's snapshotter; another one would fetch all layers again.
     pub verify: bool,
 }
 

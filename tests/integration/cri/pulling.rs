@@ -26,7 +26,7 @@ async fn a_pull_is_learned_of_made_local_and_then_forwarded_as_it_came() {
     assert_eq!(proxied.pulls.learned(), [asked.clone(), asked]);
     proxied.pulls.held(0).await;
     let metrics = proxied.metrics();
-    assert!(metrics.contains("cri_pulls_total{outcome=\"Verified\"} 2"), "{metrics}");
+    assert!(metrics.contains("cri_pulls_total{outcome=\"verified\"} 2"), "{metrics}");
     assert!(metrics.contains("cri_pull_seconds_count 2") && metrics.contains("cri_pulls_active 0"), "{metrics}");
     assert!(!metrics.contains("hunter2"));
 }
@@ -75,7 +75,7 @@ async fn a_failure_that_containerd_would_meet_too_is_the_pulls_and_others_are_le
         }
     }
     let metrics = proxied.metrics();
-    assert!(metrics.contains("outcome=\"Failed\"} 5") && metrics.contains("outcome=\"Forwarded\"} 1"), "{metrics}");
+    assert!(metrics.contains("outcome=\"failed\"} 5") && metrics.contains("outcome=\"forwarded\"} 1"), "{metrics}");
 }
 
 #[tokio::test]
@@ -97,7 +97,7 @@ async fn who_gives_up_drops_the_claim_and_the_others_go_on() {
     proxied.pulls.under_way(0).await;
     assert_eq!(containerd.seen_of(PULL).len(), 1, "what was given up is not forwarded");
     let metrics = proxied.metrics();
-    assert!(metrics.contains("outcome=\"GivenUp\"} 2") && metrics.contains("cri_pulls_active 0"), "{metrics}");
+    assert!(metrics.contains("outcome=\"given_up\"} 2") && metrics.contains("cri_pulls_active 0"), "{metrics}");
 }
 
 #[tokio::test]
@@ -163,6 +163,7 @@ async fn a_pull_that_is_not_understood_is_containerds() {
         Bytes::new(),
         field(2, &field(1, b"me")).into(),
         vec![0; 2 << 20].into(),
+        frame_of_pull(&"x".repeat(5000), None),
     ];
     for (count, message) in not_understood.into_iter().enumerate() {
         proxied.client().unary(&Call::to(PULL), message.clone()).await.unwrap();
