@@ -14,6 +14,10 @@ use crate::registry;
 use crate::snapshotter;
 use crate::store;
 
+mod service;
+
+pub use service::{LogFormat, Metrics, Server};
+
 /// Everything a user may set.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -24,6 +28,10 @@ pub struct Config {
     pub run: PathBuf,
     /// What is logged: error, warn, info, debug, trace, or a filter like `oncefs::registry=debug`.
     pub log: String,
+    /// How it is written: auto, text, json or journald.
+    pub log_format: LogFormat,
+    pub server: Server,
+    pub metrics: Metrics,
     pub registry: registry::Config,
     pub scan: image::Config,
     pub store: store::Config,
@@ -39,6 +47,9 @@ pub struct Flags {
     pub run: Option<PathBuf>,
     pub config: Option<PathBuf>,
     pub log: Option<String>,
+    pub log_format: Option<LogFormat>,
+    /// Of the snapshots service.
+    pub address: Option<PathBuf>,
 }
 
 /// The environment, or a picture of one.
@@ -75,6 +86,11 @@ impl Environment {
         )
     }
 
+    /// Device and inode of the journal's end of our standard error, as in `9:4711`, if the service manager gave us one.
+    pub fn journal_stream(&self) -> Option<&str> {
+        self.0.get("JOURNAL_STREAM").map(String::as_str)
+    }
+
     fn path(&self, name: &str) -> Option<PathBuf> {
         self.0.get(name).filter(|value| !value.is_empty()).map(PathBuf::from)
     }
@@ -88,6 +104,9 @@ impl Default for Config {
             root: "/var/lib/oncefs".into(),
             run: "/run/oncefs".into(),
             log: "info".to_owned(),
+            log_format: LogFormat::default(),
+            server: Server::default(),
+            metrics: Metrics::default(),
             registry: registry::Config::default(),
             scan: image::Config::default(),
             store: store::Config::default(),
@@ -117,10 +136,12 @@ impl Config {
             }
         }
         let mut config = check(table, "configuration")?;
-        let Flags { root, run, log, .. } = flags.clone();
+        let Flags { root, run, log, log_format, address, .. } = flags.clone();
         config.root = root.unwrap_or(config.root);
         config.run = run.unwrap_or(config.run);
         config.log = log.unwrap_or(config.log);
+        config.server.address = address.unwrap_or(config.server.address);
+        config.log_format = log_format.unwrap_or(config.log_format);
         if config.registry.docker_config.is_empty() {
             config.registry.docker_config.extend(docker_config(environment));
         }
@@ -133,9 +154,33 @@ impl Config {
         Ok(config)
     }
 
+    /// A server may have another working directory than whoever named its places.
+    pub fn with_absolute_places(mut self) -> Self {
+        for place in [&mut self.root, &mut self.run] {
+            if let Ok(absolute) = std::path::absolute(&*place) {
+                *place = absolute;
+            }
+        }
+        let address = &mut self.server.address;
+        if !address.as_os_str().is_empty()
+            && let Ok(absolute) = std::path::absolute(&*address)
+        {
+            *address = absolute;
+        }
+        self
+    }
+
     /// As a file that could be read again.
     pub fn to_toml(&self) -> String {
         toml::to_string_pretty(self).unwrap_or_else(|error| format!("# cannot be shown: {error}\n"))
+    }
+
+    /// The keys whose values differ, as in `scan.concurrent_layers`.
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        let table = |config: &Self| toml::Table::try_from(config).unwrap_or_default();
+        let mut keys = Vec::new();
+        differ("", &table(self), &table(other), &mut keys);
+        keys
     }
 
     fn places(environment: &Environment, uid: u32) -> Self {
@@ -148,6 +193,18 @@ impl Config {
             .path("XDG_RUNTIME_DIR")
             .map_or_else(|| format!("/tmp/oncefs-{uid}").into(), |run| run.join("oncefs"));
         Self { root: data.join("oncefs"), run, ..Self::default() }
+    }
+}
+
+fn differ(above: &str, one: &toml::Table, other: &toml::Table, keys: &mut Vec<String>) {
+    let all: std::collections::BTreeSet<&String> = one.keys().chain(other.keys()).collect();
+    for key in all {
+        let name = if above.is_empty() { key.clone() } else { format!("{above}.{key}") };
+        match (one.get(key), other.get(key)) {
+            (Some(toml::Value::Table(one)), Some(toml::Value::Table(other))) => differ(&name, one, other, keys),
+            (one, other) if one == other => {}
+            _ => keys.push(name),
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{Config, Environment, Flags};
+use crate::config::{Config, Environment, Flags, LogFormat};
 use crate::control::{Failure, FailureKind};
 use crate::daemon;
 
@@ -61,6 +61,15 @@ struct Global {
     /// What is logged: error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL", global = true)]
     log: Option<String>,
+    /// How it is logged: auto (journald where standard error is the journal's, else text), text, json or journald
+    #[arg(long, value_name = "FORMAT", global = true, value_parser = log_format())]
+    log_format: Option<LogFormat>,
+}
+
+fn log_format() -> impl clap::builder::TypedValueParser<Value = LogFormat> {
+    use clap::builder::TypedValueParser as _;
+    let named = |name: String| LogFormat::ALL.into_iter().find(|format| format.name() == name).unwrap_or_default();
+    clap::builder::PossibleValuesParser::new(LogFormat::ALL.map(LogFormat::name)).map(named)
 }
 
 #[derive(Debug, Subcommand)]
@@ -72,7 +81,6 @@ enum Command {
     Inspect(inspect::Inspect),
     Check(check::Check),
     Config(config::Show),
-    #[command(hide = true)]
     Serve(serve::Serve),
 }
 
@@ -91,13 +99,20 @@ struct ImageArgs {
 struct Setting {
     config: Config,
     flags: Flags,
+    log: daemon::Log,
 }
 
 /// Parses the command line and does what it says.
 pub fn run() -> ExitCode {
     let Line { global, command } = Line::parse();
-    let flags = Flags { root: global.root, run: global.run, config: global.config, log: global.log };
-    match set_up(flags).and_then(|setting| perform(command, &setting)) {
+    let Global { root, run, config, log, log_format } = global;
+    let address = match &command {
+        Command::Serve(serve) => serve.address.clone(),
+        _ => None,
+    };
+    let flags = Flags { root, run, config, log, log_format, address };
+    let is_server = matches!(command, Command::Serve(_));
+    match set_up(flags, is_server).and_then(|setting| perform(command, &setting)) {
         Ok(code) => code,
         Err(failure) => {
             eprintln!("oncefs: {}", failure.message);
@@ -106,26 +121,22 @@ pub fn run() -> ExitCode {
     }
 }
 
-fn set_up(flags: Flags) -> Result<Setting, Failure> {
+fn set_up(flags: Flags, is_server: bool) -> Result<Setting, Failure> {
     let uid = rustix::process::geteuid().as_raw();
-    let mut config =
-        Config::load(&flags, &Environment::of_process(), uid).map_err(|error| daemon::of_config(&error))?;
-    // The server has another working directory.
-    for place in [&mut config.root, &mut config.run] {
-        if let Ok(absolute) = std::path::absolute(&*place) {
-            *place = absolute;
-        }
-    }
-    Ok(Setting { config, flags })
+    let environment = Environment::of_process();
+    let config = Config::load(&flags, &environment, uid).map_err(|error| daemon::of_config(&error))?;
+    let config = config.with_absolute_places();
+    // A command speaks for itself; what a server logs goes to its own log.
+    let level = match config.log.as_str() {
+        "info" if !is_server => "warn",
+        chosen => chosen,
+    };
+    let level = flags.log.as_deref().unwrap_or(level);
+    let log = daemon::start_logging(level, config.log_format, environment.journal_stream());
+    Ok(Setting { config, flags, log })
 }
 
 fn perform(command: Command, setting: &Setting) -> Result<ExitCode, Failure> {
-    // A command speaks for itself; what a server logs goes to its own log.
-    let level = if matches!(command, Command::Serve(_)) { "info" } else { "warn" };
-    daemon::start_logging(setting.flags.log.as_deref().unwrap_or(match setting.config.log.as_str() {
-        "info" => level,
-        chosen => chosen,
-    }));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new(FailureKind::Other, format!("cannot start: {error}")))?;
     let done = runtime.block_on(async {

@@ -7,8 +7,8 @@ use std::str::FromStr;
 
 use clap::Args;
 
-use super::connection::interrupted;
 use super::progress::Shown;
+use super::serve::interrupts;
 use super::{ImageArgs, Setting, print_line};
 use crate::control::{Call, Failure, FailureKind, MountCall, Owner};
 use crate::daemon::{self, Lifetime};
@@ -130,15 +130,11 @@ async fn serve_here(call: MountCall, setting: &Setting) -> Result<ExitCode, Fail
             format!("a server runs for {} already; mount without --foreground, or choose another --run", run.display());
         return Err(Failure::new(FailureKind::Store, message));
     }
-    let place = daemon::hold_run(run).await?;
     let at = call.at.clone();
     let ready = || print_line(&format!("mounted at {}; Ctrl-C unmounts", at.display()));
-    let serving =
-        daemon::serve(setting.config.clone(), Lifetime::OnDemand, Some(Call::Mount(call)), ready, interrupted());
     // The first interrupt stops the serving in order; before it serves, it ends the command.
-    let served = serving.await;
-    drop(place);
-    served.map(|()| ExitCode::SUCCESS)
+    let start = setting.serve(Lifetime::OnDemand, Some(Call::Mount(call)));
+    daemon::serve(start, ready, interrupts()?).await.map(|()| ExitCode::SUCCESS)
 }
 
 /// An image in a local file is named from here; the server has another working directory.

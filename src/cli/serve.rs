@@ -1,19 +1,42 @@
-//! `oncefs serve`: the server itself, as `oncefs mount` and `oncefs pull` start it.
+//! `oncefs serve`: the server as a service, and as `oncefs mount` and `oncefs pull` start it.
 
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 
-use super::connection::interrupted;
 use super::{Setting, print_line};
-use crate::control::Failure;
-use crate::daemon::{self, Lifetime};
+use crate::control::{Call, Failure, FailureKind};
+use crate::daemon::{self, Interrupts, Lifetime, Start};
 
+const ABOUT: &str = "\
+Serves until it is told to end: containers' root file systems to containerd, image pulls to kubelet, and calls to the other
+commands of oncefs, which then need no server of their own. Under systemd it is oncefs.service.
+
+It listens in the run directory (/run/oncefs):
+  snapshotter.sock  containerd's snapshots service; in containerd's configuration, [proxy_plugins.oncefs]
+  cri.sock          CRI, passed on to containerd; kubelet's --image-service-endpoint ([cri] enabled = false: not at all)
+  control.sock      calls of the other commands; GET /metrics and /healthz, as in
+                    curl --unix-socket /run/oncefs/control.sock http://oncefs/metrics
+Sockets that a service manager hands over (LISTEN_FDS), known by these places or by the names snapshotter, cri and control,
+are used instead.
+
+Signals:
+  TERM, INT  end in order: take nothing new, let what is under way come to its end ([server] drain_secs); the second one
+             ends at once
+  HUP        read the configuration again: log, [registry], [scan.limits] and drain_secs count at once, others from the
+             next start on, and the log says which";
+
+/// Serve images to containerd and to the other commands
 #[derive(Debug, Args)]
+#[command(after_help = ABOUT)]
 pub(super) struct Serve {
+    /// Where containerd finds the snapshots service [default: snapshotter.sock in the run directory]
+    #[arg(long, value_name = "SOCKET")]
+    pub(super) address: Option<PathBuf>,
     /// End when nothing is mounted and nobody is being answered
-    #[arg(long)]
+    #[arg(long, hide = true)]
     on_demand: bool,
 }
 
@@ -25,15 +48,11 @@ impl Serve {
             // A process group of its own: Ctrl-C on the command that started it is not meant for it.
             let _leads_one_already = rustix::process::setsid();
         }
-        let served = async {
-            let _place = daemon::hold_run(&setting.config.run).await?;
-            let ready = || {
-                print_line(daemon::READY);
-                let _reader_gone = std::io::stdout().flush();
-            };
-            daemon::serve(setting.config.clone(), lifetime, None, ready, interrupted()).await
+        let ready = || {
+            print_line(daemon::READY);
+            let _reader_gone = std::io::stdout().flush();
         };
-        let served = served.await;
+        let served = daemon::serve(setting.serve(lifetime, None), ready, interrupts()?).await;
         if let Err(failure) = &served
             && self.on_demand
         {
@@ -41,4 +60,18 @@ impl Serve {
         }
         served.map(|()| ExitCode::SUCCESS)
     }
+}
+
+impl Setting {
+    /// What a server in this process begins with.
+    pub(super) fn serve(&self, lifetime: Lifetime, first: Option<Call>) -> Start {
+        let (config, flags, log) = (self.config.clone(), self.flags.clone(), self.log.clone());
+        Start { config, flags, lifetime, first, log }
+    }
+}
+
+/// From now on, signals end this process in order.
+pub(super) fn interrupts() -> Result<Interrupts, Failure> {
+    let failed = |error| Failure::new(FailureKind::Other, format!("cannot listen for signals: {error}"));
+    Interrupts::listen().map_err(failed)
 }

@@ -80,3 +80,14 @@ fn edits_count_what_must_change() {
     assert_eq!(edits("", "root"), 4);
     assert_eq!(edits("kitten", "sitting"), 3);
 }
+
+#[test]
+fn what_differs_is_named_by_its_key() {
+    let old = Config::default();
+    let mut new = old.clone();
+    assert_eq!(old.differences(&new), [""; 0]);
+    new.scan.concurrent_layers += 1;
+    new.log = "debug".to_owned();
+    new.metrics.listen = Some(([127, 0, 0, 1], 9099).into());
+    assert_eq!(old.differences(&new), ["log", "metrics.listen", "scan.concurrent_layers"]);
+}

@@ -10,6 +10,7 @@ use crate::fuse::SessionError;
 use crate::image::{ImageError, ImageFailed, LayerError};
 use crate::index::scan::ScanError;
 use crate::registry::RegistryError;
+use crate::snapshotter::SnapshotError;
 use crate::store::StoreError;
 
 pub fn of_config(error: &ConfigError) -> Failure {
@@ -17,6 +18,10 @@ pub fn of_config(error: &ConfigError) -> Failure {
 }
 
 pub(super) fn of_store(error: &StoreError) -> Failure {
+    failure(FailureKind::Store, error)
+}
+
+pub(super) fn of_snapshots(error: &SnapshotError) -> Failure {
     failure(FailureKind::Store, error)
 }
 

@@ -1,33 +1,108 @@
-//! The log: lines on standard error, which for a server in the background is a file that stays small.
+//! The log: lines on standard error, which for a server in the background is a file that stays small; or entries of the journal.
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
+use crate::config::LogFormat;
 use crate::sync::Mutex;
 
 /// A log that has grown to this begins anew. Somebody who reads the end of it has it long before.
 const LOG_BYTES_MAX: u64 = 16 << 20;
 
-/// Starts logging to standard error. `level` is a level for oncefs's own lines, or a filter of tracing-subscriber's.
-pub fn start_logging(level: &str) {
+/// What is logged where the configuration says nothing that can be understood.
+const USUAL: &str = "warn,fuser=error,oncefs=info";
+
+/// A line to the log that was started, to change what is logged.
+#[derive(Clone)]
+pub struct Log {
+    filter: reload::Handle<EnvFilter, Registry>,
+}
+
+/// Why what is logged stays as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    #[error("`log` is neither a level nor a filter")]
+    Filter(#[from] ParseError),
+    #[error("the log cannot be changed")]
+    Reload(#[from] reload::Error),
+}
+
+/// Starts logging. `level` is a level for oncefs's own lines, or a filter of tracing-subscriber's; `journal` is what the service
+/// manager says standard error is, if it is the journal's.
+pub fn start_logging(level: &str, format: LogFormat, journal: Option<&str>) -> Log {
+    let wrong = filter_of(level).err();
+    let filter = filter_of(level).unwrap_or_else(|_| EnvFilter::new(USUAL));
+    let (filter, handle) = reload::Layer::new(filter);
+    let format = match format {
+        LogFormat::Auto if journal.is_some_and(is_standard_error) => LogFormat::Journald,
+        LogFormat::Auto => LogFormat::Text,
+        chosen => chosen,
+    };
+    let (layer, failed) = match format {
+        LogFormat::Journald => match tracing_journald::layer() {
+            Ok(journal) => (journal.with_syslog_identifier("oncefs".to_owned()).boxed(), None),
+            Err(error) => (lines(LogFormat::Text), Some(error)),
+        },
+        other => (lines(other), None),
+    };
+    // A second start, as in tests, keeps the first.
+    let _is_started = tracing_subscriber::registry().with(filter).with(layer).try_init();
+    if let Some(error) = failed {
+        tracing::warn!(%error, "the journal does not answer; lines go to standard error");
+    }
+    if let Some(error) = wrong {
+        tracing::warn!(%error, log = level, "`log` is neither a level nor a filter; the usual is logged");
+    }
+    Log { filter: handle }
+}
+
+fn lines<S>(format: LogFormat) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
+{
+    let writer = match log_file() {
+        Some(file) => BoxMakeWriter::new(Bounded::new(file)),
+        None => BoxMakeWriter::new(io::stderr),
+    };
+    let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(writer);
+    match format {
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+        _ => lines.with_target(false).boxed(),
+    }
+}
+
+fn filter_of(level: &str) -> Result<EnvFilter, ParseError> {
     let is_level = level.chars().all(char::is_alphabetic);
     let directives = if is_level { format!("warn,fuser=error,oncefs={level}") } else { level.to_owned() };
-    let filter = EnvFilter::try_new(&directives).unwrap_or_else(|_| EnvFilter::new("warn,fuser=error,oncefs=info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_ansi(false);
-    // A second start, as in tests, keeps the first.
-    let _is_started = match log_file() {
-        Some(file) => builder.with_writer(Bounded::new(file)).try_init(),
-        None => builder.with_writer(io::stderr).try_init(),
-    };
+    EnvFilter::try_new(&directives)
+}
+
+/// Whether our standard error is what systemd.exec(5) describes in JOURNAL_STREAM: device and inode, with a colon between.
+fn is_standard_error(stream: &str) -> bool {
+    let Ok(stat) = rustix::fs::fstat(io::stderr().as_fd()) else { return false };
+    stream == format!("{}:{}", stat.st_dev, stat.st_ino)
+}
+
+// === impl Log ===
+
+impl Log {
+    /// From now on this is logged.
+    pub fn set(&self, level: &str) -> Result<(), LogError> {
+        Ok(self.filter.reload(filter_of(level)?)?)
+    }
 }
 
 /// Standard error, if it is a file.
 fn log_file() -> Option<File> {
-    use std::os::fd::AsFd as _;
     let file = File::from(io::stderr().as_fd().try_clone_to_owned().ok()?);
     file.metadata().ok()?.is_file().then_some(file)
 }
@@ -74,6 +149,19 @@ impl MakeWriter<'_> for Bounded {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_level_is_a_word_and_anything_else_is_a_filter() {
+        assert!(filter_of("debug").is_ok() && filter_of("warn,oncefs::registry=trace").is_ok());
+        assert!(filter_of("oncefs=loudly").is_err());
+    }
+
+    #[test]
+    fn standard_error_is_known_by_its_device_and_inode() {
+        let stat = rustix::fs::fstat(io::stderr().as_fd()).unwrap();
+        assert!(is_standard_error(&format!("{}:{}", stat.st_dev, stat.st_ino)));
+        assert!(!is_standard_error(&format!("{}:{}", stat.st_dev, stat.st_ino + 1)) && !is_standard_error("nothing"));
+    }
 
     #[test]
     fn a_log_that_grew_too_long_begins_anew() {

@@ -1,23 +1,33 @@
 //! The process that serves: one store, one registry client, all mounts, one control socket.
 //!
 //! `node` does what needs no mount and is also used by a command that finds no server; `mounts` keeps the mounts;
-//! `server` answers the control socket and decides when to end; `start` finds a server or makes one.
+//! `server` is its life from the first socket to the last word, `calls` what it answers, `services` who listens where; `start`
+//! finds a server or makes one.
 
+mod calls;
 mod chains;
 mod failure;
+mod health;
+mod interrupts;
 mod logging;
+mod metrics;
 mod mounts;
 mod node;
+mod notify;
 mod pulls;
+mod reload;
 mod report;
 mod server;
+mod services;
+mod sockets;
 mod start;
 
 pub use chains::ServedChains;
 pub use failure::of_config;
-pub use logging::start_logging;
+pub use interrupts::Interrupts;
+pub use logging::{Log, start_logging};
 pub use mounts::{KIND as MOUNT_KIND, Mounts};
 pub use node::{News, Node};
 pub use pulls::NodePulls;
-pub use server::{Lifetime, serve};
-pub use start::{READY, StartError, connect_or_start, hold_run, running, wait_until_gone};
+pub use server::{Lifetime, Start, serve};
+pub use start::{READY, StartError, connect_or_start, running, wait_until_gone};

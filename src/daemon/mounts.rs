@@ -16,7 +16,7 @@ use super::report;
 use crate::config::Config;
 use crate::control::{Event, Failure, FailureKind, MountCall, MountReport};
 use crate::digest::{ChainId, Digest};
-use crate::fuse::{Session, Shelf};
+use crate::fuse::{self, Session, Shelf};
 use crate::image::{Asker, Held, Image, Images};
 use crate::sync::Mutex;
 use crate::sys::mount as kernel;
@@ -102,6 +102,11 @@ impl Mounts {
             changed: watch::Sender::default(),
         };
         Self { shared: Arc::new(shared) }
+    }
+
+    /// What is counted of those who look.
+    pub(super) fn metrics(&self) -> &fuse::Metrics {
+        self.shared.shelf.metrics()
     }
 
     pub(super) fn images(&self) -> &Images {

@@ -149,6 +149,13 @@ impl Node {
         .await?
     }
 
+    /// Whether the store lets go of its lock in time. No disk is asked.
+    pub(super) async fn answers_within(&self, patience: Duration) -> bool {
+        let store = self.images.store().clone();
+        let asked = blocking(move || drop(store.layers()));
+        matches!(tokio::time::timeout(patience, asked).await, Ok(Ok(())))
+    }
+
     /// Writes down what only memory knows yet.
     pub async fn sync(&self) -> Result<(), Failure> {
         let store = self.images.store().clone();

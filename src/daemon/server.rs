@@ -1,25 +1,27 @@
-//! The control socket: takes calls, answers with lines, and decides when the process has nothing left to do.
+//! The server's life: it takes its places, shows what it has, answers, and decides when it has nothing left to do.
+//!
+//! First the sockets, so that who starts at the same time can connect; then the run directory, the store, the mount and
+//! the services behind the sockets. An orderly end goes the other way: nothing new, what is under way to its end, the mounts.
 
-use std::convert::Infallible;
-use std::path::Path;
+use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use axum::body::Body;
-use axum::extract::{DefaultBodyLimit, Json, State};
-use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use futures::stream;
-use tokio::net::UnixListener;
 use tokio::sync::{mpsc, watch};
 
+use super::interrupts::Interrupts;
+use super::logging::Log;
+use super::metrics::{Counted, Exposed};
 use super::mounts::Mounts;
 use super::node::{News, Node};
-use crate::config::Config;
-use crate::control;
-use crate::control::{Call, Event, Failure, FailureKind, Outcome};
+use super::notify::Notify;
+use super::pulls::NodePulls;
+use super::reload::Reload;
+use super::services::{Cri, Services, open_snapshots};
+use super::sockets::Sockets;
+use super::start::hold_run;
+use crate::config::{Config, Flags};
+use crate::control::{Call, Failure, FailureKind, Outcome};
 use crate::sys::mount as kernel;
 
 /// When a server ends by itself.
@@ -31,18 +33,32 @@ pub enum Lifetime {
     OnDemand,
 }
 
-/// A call is a reference and a path or two.
-const CALL_BYTES_MAX: usize = 64 << 10;
+/// What a server begins with.
+pub struct Start {
+    pub config: Config,
+    /// To read the configuration again with.
+    pub flags: Flags,
+    pub lifetime: Lifetime,
+    /// What it was started for and must do before it is ready.
+    pub first: Option<Call>,
+    pub log: Log,
+}
 
 /// How long a server that was started for a call waits for it.
 const FIRST_CALL: Duration = Duration::from_secs(10);
 
-struct Server {
+/// How long answers that were cut short may take to be sent.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+pub(super) struct Server {
     node: Node,
     mounts: Mounts,
     lifetime: Lifetime,
+    counted: Counted,
     /// Calls being answered, and whether there has been one.
     calls: watch::Sender<Calls>,
+    /// The grace is over: what is not done by now is not done.
+    cut: watch::Sender<bool>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -54,122 +70,101 @@ struct Calls {
 }
 
 /// Counts a call until it has been answered or given up.
-struct Active(Arc<Server>);
+pub(super) struct Active(Arc<Server>);
 
-/// Serves until `stop` resolves or, on demand, there is nothing left to do. `ready` is called when calls are taken.
-/// Afterwards nothing is mounted and the socket is gone.
-pub async fn serve(
-    config: Config,
-    lifetime: Lifetime,
-    first: Option<Call>,
-    ready: impl FnOnce(),
-    stop: impl Future<Output = ()>,
-) -> Result<(), Failure> {
-    let node = Node::open(&config).await?;
-    let listener = listen(&config.run)?;
-    let mounts = Mounts::new(node.clone(), config.clone());
-    let server = Arc::new(Server { node, mounts, lifetime, calls: watch::Sender::default() });
-    let (closing, mut closed) = watch::channel(());
-    let graceful = async move {
-        let _closing_is_dropped = closed.changed().await;
+/// The places that a server holds, and its store.
+struct Held {
+    sockets: Sockets,
+    node: Node,
+    /// The run directory.
+    _run: File,
+}
+
+/// Serves until it is interrupted or, on demand, there is nothing left to do. `ready` is called when calls are taken.
+/// Afterwards nothing is mounted and the sockets are gone.
+pub async fn serve(start: Start, ready: impl FnOnce(), interrupts: Interrupts) -> Result<(), Failure> {
+    let Start { config, flags, lifetime, first, log } = start;
+    let notify = Notify::of(lifetime);
+    notify.status("opening the store");
+    let held = tokio::select! {
+        held = hold(&config, lifetime) => held?,
+        () = interrupts.reach(1) => return Err(interrupted()),
     };
-    let answering = axum::serve(listener, router(&server)).with_graceful_shutdown(graceful);
-    crate::sync::spawn(async move {
-        let _never_fails = answering.await;
-    });
-    let ended = serve_calls(&server, first, ready, stop).await;
-    server.calls.send_modify(|calls| calls.is_over = true);
-    let _gone_already = std::fs::remove_file(control::socket(&config.run));
-    drop(closing);
-    server.mounts.close().await;
-    server.node.sync().await?;
+    let Held { sockets, node, _run } = held;
+    let mounts = Mounts::new(node.clone(), config.clone());
+    let snapshots = match sockets.snapshotter {
+        Some(_) => {
+            mounts.stay().await?;
+            Some(open_snapshots(&mounts, &config).await?)
+        }
+        None => None,
+    };
+    let (counted, cri, exposed) = Exposed::new(&node, &mounts, snapshots.clone(), &config);
+    let cri = Cri { config: config.cri.clone(), pulls: Arc::new(NodePulls::new(node.clone())), metrics: cri };
+    let (calls, cut) = (watch::Sender::default(), watch::Sender::default());
+    let server = Arc::new(Server { node: node.clone(), mounts: mounts.clone(), lifetime, counted, calls, cut });
+    let services = Services::start(sockets, &server, &exposed, snapshots, cri)?;
+    let reload = Reload::new(config, flags, log, node.clone());
+    let began = server.begin(first, &interrupts).await;
+    let ended = match began {
+        Ok(()) => {
+            ready();
+            notify.ready("serving");
+            tokio::select! {
+                () = server.clone().until_nothing_is_left(interrupts.reach(1)) => {}
+                () = reload.whenever_asked(notify), if lifetime == Lifetime::Service => {}
+                () = notify.watch(node.clone()), if lifetime == Lifetime::Service => {}
+            }
+            Ok(())
+        }
+        Err(failed) => Err(failed),
+    };
+    let grace = if lifetime == Lifetime::Service { reload.config().server.drain() } else { Duration::ZERO };
+    server.drain(services, grace, &interrupts, notify).await;
+    mounts.close().await;
+    node.sync().await?;
     ended
 }
 
-async fn serve_calls(
-    server: &Arc<Server>,
-    first: Option<Call>,
-    ready: impl FnOnce(),
-    stop: impl Future<Output = ()>,
-) -> Result<(), Failure> {
-    let mut stop = std::pin::pin!(stop);
-    if let Some(call) = &first {
-        let (news, _nobody_listens) = mpsc::unbounded_channel();
-        let _first = Active::new(server);
-        tokio::select! {
-            answered = server.answer(call, &news) => drop(answered?),
-            () = &mut stop => return Err(Failure::new(FailureKind::Other, "interrupted; nothing is left half done")),
-        }
-    }
-    ready();
-    server.clone().until_nothing_is_left(stop).await;
-    Ok(())
+async fn hold(config: &Config, lifetime: Lifetime) -> Result<Held, Failure> {
+    let sockets = Sockets::open(config, lifetime).await?;
+    let run = hold_run(&config.run).await?;
+    Ok(Held { sockets, node: Node::open(config).await?, _run: run })
 }
 
-fn listen(run: &Path) -> Result<UnixListener, Failure> {
-    let socket = control::socket(run);
-    // Whoever comes here holds the run directory's lock: what is there was left by a server that was killed.
-    let _none_is_fine = std::fs::remove_file(&socket);
-    let listening = UnixListener::bind(&socket).and_then(|listener| {
-        use std::os::unix::fs::PermissionsExt as _;
-        std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o600))?;
-        Ok(listener)
-    });
-    listening
-        .map_err(|error| Failure::new(FailureKind::Other, format!("cannot listen at {}: {error}", socket.display())))
-}
-
-fn router(server: &Arc<Server>) -> Router {
-    let mut router = Router::new().route("/healthz", get(async || "ok\n"));
-    for path in ["/v1/mount", "/v1/umount", "/v1/pull", "/v1/status", "/v1/inspect", "/v1/check"] {
-        router = router.route(path, post(answer));
-    }
-    router.layer(DefaultBodyLimit::max(CALL_BYTES_MAX)).with_state(server.clone())
-}
-
-/// Answers line by line. The work is polled by the answer itself: a client that goes away drops both.
-async fn answer(State(server): State<Arc<Server>>, Json(call): Json<Call>) -> Response {
-    // An answer without a line: the caller looks for the next server.
-    let Some(active) = Active::new(&server) else { return StatusCode::SERVICE_UNAVAILABLE.into_response() };
-    let (news, told) = mpsc::unbounded_channel();
-    let work = Box::pin(async move {
-        let outcome = server.answer(&call, &news).await;
-        drop(news);
-        match outcome {
-            Ok(outcome) => Event::Done { outcome, server_ends: active.is_last() },
-            Err(failed) => Event::Failed(failed),
-        }
-    });
-    let lines = stream::unfold((told, Some(work)), async |(mut told, work)| {
-        let mut work = work?;
-        tokio::select! {
-            biased;
-            Some(news) = told.recv() => Some((line(&news), (told, Some(work)))),
-            last = &mut work => Some((rest(&mut told, &last), (told, None))),
-        }
-    });
-    Body::from_stream(lines).into_response()
-}
-
-/// What was told but not heard, and the last word.
-fn rest(told: &mut mpsc::UnboundedReceiver<Event>, last: &Event) -> Result<Vec<u8>, Infallible> {
-    let mut lines = Vec::new();
-    while let Ok(news) = told.try_recv() {
-        lines.extend(line(&news)?);
-    }
-    lines.extend(line(last)?);
-    Ok(lines)
-}
-
-fn line(event: &Event) -> Result<Vec<u8>, Infallible> {
-    let mut line = serde_json::to_vec(event).unwrap_or_else(|_| b"null".to_vec());
-    line.push(b'\n');
-    Ok(line)
+fn interrupted() -> Failure {
+    Failure::new(FailureKind::Other, "interrupted; nothing is left half done")
 }
 
 // === impl Server ===
 
 impl Server {
+    /// Does what the server was started for.
+    async fn begin(self: &Arc<Self>, first: Option<Call>, interrupts: &Interrupts) -> Result<(), Failure> {
+        let Some(call) = first else { return Ok(()) };
+        let (news, _nobody_listens) = mpsc::unbounded_channel();
+        let _first = Active::new(self);
+        tokio::select! {
+            answered = self.answer(&call, &news) => answered.map(drop),
+            () = interrupts.reach(1) => Err(interrupted()),
+        }
+    }
+
+    /// Does what a call says, unless the server's time is over before.
+    pub(super) async fn answer_while_it_serves(&self, call: &Call, news: &News) -> Result<Outcome, Failure> {
+        let mut cut = self.cut.subscribe();
+        let answered = tokio::select! {
+            answered = self.answer(call, news) => answered,
+            Ok(_) = cut.wait_for(|is_cut| *is_cut) => {
+                Err(Failure::new(FailureKind::Other, "oncefs was told to end before this was done; try again"))
+            }
+        };
+        if let Err(failure) = &answered {
+            self.counted.failed(failure.kind);
+        }
+        answered
+    }
+
     async fn answer(&self, call: &Call, news: &News) -> Result<Outcome, Failure> {
         Ok(match call {
             Call::Mount(call) => Outcome::Mounted { at: self.mounts.mount(call, news).await? },
@@ -195,7 +190,8 @@ impl Server {
         })
     }
 
-    async fn until_nothing_is_left(self: Arc<Self>, mut stop: impl Future<Output = ()> + Unpin) {
+    async fn until_nothing_is_left(self: Arc<Self>, stop: impl Future<Output = ()>) {
+        let mut stop = std::pin::pin!(stop);
         let mut calls = self.calls.subscribe();
         let mut table = table_changes();
         let mut mounts = self.mounts.changes();
@@ -215,13 +211,37 @@ impl Server {
             }
         }
     }
+
+    /// Takes nothing new, and gives what is under way its time. A second interrupt takes that away.
+    async fn drain(&self, mut services: Services, grace: Duration, interrupts: &Interrupts, notify: Notify) {
+        self.calls.send_modify(|calls| calls.is_over = true);
+        notify.stopping("ending: what is under way may come to its end");
+        services.close();
+        if grace.is_zero() {
+            return services.abort().await;
+        }
+        let again = interrupts.reach(2);
+        let in_time = tokio::select! {
+            timely = tokio::time::timeout(grace, services.ended()) => timely.is_ok(),
+            () = again => false,
+        };
+        if !in_time {
+            tracing::warn!(
+                calls = self.calls.borrow().active,
+                "the time is over: what is still under way is cut short"
+            );
+            self.cut.send_replace(true);
+            let _some_clients_do_not_listen = tokio::time::timeout(LAST_WORDS, services.ended()).await;
+        }
+        services.abort().await;
+    }
 }
 
 // === impl Active ===
 
 impl Active {
     /// `None` if the server ends.
-    fn new(server: &Arc<Server>) -> Option<Self> {
+    pub(super) fn new(server: &Arc<Server>) -> Option<Self> {
         let is_taken = server.calls.send_if_modified(|calls| {
             if !calls.is_over {
                 (calls.active, calls.ever) = (calls.active + 1, true);
@@ -232,7 +252,7 @@ impl Active {
     }
 
     /// Whether the server ends with this call.
-    fn is_last(&self) -> bool {
+    pub(super) fn is_last(&self) -> bool {
         self.0.lifetime == Lifetime::OnDemand && self.0.calls.borrow().active == 1 && self.0.mounts.is_empty()
     }
 }

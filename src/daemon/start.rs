@@ -41,7 +41,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 // === finding ===
 
 /// Makes the run directory, for this user alone, or takes one that is.
-fn prepare_run(run: &Path) -> Result<(), StartError> {
+pub(super) fn prepare_run(run: &Path) -> Result<(), StartError> {
     let failed = |cause: String| StartError::Run { run: run.to_owned(), cause };
     DirBuilder::new().recursive(true).mode(0o700).create(run).map_err(|error| failed(error.to_string()))?;
     let metadata = run.symlink_metadata().map_err(|error| failed(error.to_string()))?;
@@ -82,7 +82,7 @@ pub async fn wait_until_gone(run: &Path) {
 }
 
 /// Takes the place of the run directory's one server, for as long as the file is open.
-pub async fn hold_run(run: &Path) -> Result<File, Failure> {
+pub(super) async fn hold_run(run: &Path) -> Result<File, Failure> {
     let held = async {
         prepare_run(run)?;
         lock(&run.join("server.lock"), PATIENCE).await
@@ -90,7 +90,7 @@ pub async fn hold_run(run: &Path) -> Result<File, Failure> {
     held.await.map_err(|error| Failure::new(FailureKind::Usage, error.to_string()))
 }
 
-async fn lock(path: &Path, patience: Duration) -> Result<File, StartError> {
+pub(super) async fn lock(path: &Path, patience: Duration) -> Result<File, StartError> {
     let failed = |cause: String| StartError::Run { run: path.to_owned(), cause };
     let mut open = OpenOptions::new();
     let file = open
@@ -127,6 +127,9 @@ fn start(run: &Path, root: &Path, flags: &Flags) -> Result<(), StartError> {
     }
     if let Some(level) = &flags.log {
         command.arg("--log").arg(level);
+    }
+    if let Some(format) = &flags.log_format {
+        command.arg("--log-format").arg(format.name());
     }
     command.args(["serve", "--on-demand"]).current_dir("/");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);

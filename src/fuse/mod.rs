@@ -7,6 +7,7 @@
 mod answer;
 mod attributes;
 mod errno;
+mod metrics;
 mod operations;
 mod read;
 mod session;
@@ -23,6 +24,7 @@ use fuser::{
     ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyXattr, Request,
 };
 
+pub use metrics::Metrics;
 pub use operations::{Counts, Operation};
 pub use session::{Config, Options, Root, Session, SessionError};
 pub use shelf::{Provide, Ready, Shelf, Unavailable};

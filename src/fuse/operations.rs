@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fuser::{
     Errno, FileAttr, INodeNo, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEntry, ReplyLseek,
@@ -13,6 +13,7 @@ use tokio::runtime::Handle;
 
 use super::answer::{Node, Where};
 use super::attributes::{FOREVER, NOT_AT_ALL, attributes, bare_directory};
+use super::metrics::{Cause, Metrics};
 use super::read::{ReadFailed, Wanted};
 use super::session::{Options, Root};
 use super::shelf::{Ready, Shelf, Table};
@@ -40,6 +41,7 @@ pub(super) struct Serving {
     allow_other: bool,
     runtime: Handle,
     counts: Arc<Counts>,
+    metrics: Metrics,
 }
 
 /// What the kernel asks, of what is counted.
@@ -137,7 +139,8 @@ impl Counts {
 impl Serving {
     pub(super) fn new(shelf: Shelf, options: &Options, runtime: Handle) -> Self {
         let Options { root, allow_other, owner, restrictions: _by_the_kernel } = *options;
-        Self { shelf, root, owner, allow_other, runtime, counts: Arc::default() }
+        let metrics = shelf.metrics().clone();
+        Self { shelf, root, owner, allow_other, runtime, counts: Arc::default(), metrics }
     }
 
     /// Whether it answers other users than the one who mounted.
@@ -208,10 +211,14 @@ impl Serving {
         act: impl FnOnce(&Self, &Ready, R) + Send + 'static,
     ) {
         let serving = self.clone();
+        self.metrics.waits_for_view();
         self.later(async move {
             match caller.waits_for(serving.shelf.load(slot)).await {
                 Some(Some(Ok(ready))) => act(&serving, &ready, reply),
-                Some(Some(Err(_logged_by_who_provides))) => reply.refuse(Errno::EIO),
+                Some(Some(Err(_logged_by_who_provides))) => {
+                    serving.metrics.failed(Cause::View);
+                    reply.refuse(Errno::EIO);
+                }
                 Some(None) => reply.refuse(Errno::ESTALE),
                 None => reply.refuse(Errno::EINTR),
             }
@@ -249,20 +256,35 @@ impl Serving {
             return reply.error(Errno::ESTALE);
         };
         let wanted = Wanted { layer, file: nid, at, len: len.min(READ_BYTES_MAX) };
+        let since = Instant::now();
         let mut reply = Once(Some(reply));
-        match wanted.now(|bytes| reply.data(bytes)) {
+        let at_once = |bytes: &[u8]| {
+            reply.data(bytes);
+            self.metrics.read_at_once(since, bytes.len());
+        };
+        match wanted.now(at_once) {
             Ok(()) => {}
             Err(ReadFailed::NotResident(missing)) => {
-                let caller = Caller::from(request);
+                let (caller, metrics) = (Caller::from(request), self.metrics.clone());
                 self.later(async move {
-                    match caller.waits_for(wanted.later(missing, |bytes| reply.data(bytes))).await {
+                    let give = |bytes: &[u8]| {
+                        reply.data(bytes);
+                        metrics.read_later(since, bytes.len());
+                    };
+                    match caller.waits_for(wanted.later(missing, give)).await {
                         Some(Ok(())) => {}
-                        Some(Err(failed)) => reply.error(errno::of_read(&wanted, &failed)),
+                        Some(Err(failed)) => {
+                            metrics.failed(failed.cause());
+                            reply.error(errno::of_read(&wanted, &failed));
+                        }
                         None => reply.error(Errno::EINTR),
                     }
                 });
             }
-            Err(failed) => reply.error(errno::of_read(&wanted, &failed)),
+            Err(failed) => {
+                self.metrics.failed(failed.cause());
+                reply.error(errno::of_read(&wanted, &failed));
+            }
         }
     }
 

@@ -6,6 +6,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::metrics::Cause;
 use crate::index::tree::read::TreeError;
 use crate::index::tree::{Nid, Place};
 use crate::store::{FillFailed, Layer, ReadError};
@@ -35,6 +36,17 @@ pub(super) enum ReadFailed {
     Fill(#[from] FillFailed),
     #[error("its frames are dropped as fast as they are fetched")]
     Evicted,
+}
+
+impl ReadFailed {
+    /// For those who count.
+    pub(super) fn cause(&self) -> Cause {
+        match self {
+            Self::Tree(_) => Cause::Tree,
+            Self::Data(_) => Cause::Disk,
+            Self::NotResident(_) | Self::Fill(_) | Self::Evicted => Cause::Fetch,
+        }
+    }
 }
 
 thread_local! {

@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use fuser::{INodeNo, Notifier};
 use futures::future::BoxFuture;
 
+use super::metrics::Metrics;
 use crate::store::Layer;
 use crate::sync::Mutex;
 use crate::view::{LayerSlot, Meaning, NodeId, View, ViewSlot};
@@ -51,6 +52,7 @@ struct Shared {
     changing: Mutex<()>,
     /// The mounts that show all views.
     told: Mutex<Vec<Weak<Notifier>>>,
+    metrics: Metrics,
 }
 
 /// A snapshot of the shelf.
@@ -65,6 +67,11 @@ pub(super) struct Table {
 // === impl Shelf ===
 
 impl Shelf {
+    /// What is counted of those who look.
+    pub fn metrics(&self) -> &Metrics {
+        &self.shared.metrics
+    }
+
     /// Shows a view. Nothing is asked of `provide` before somebody looks into it. A view that is shown already stays.
     pub fn add(&self, slot: ViewSlot, name: &str, provide: Arc<dyn Provide>) {
         let name: Arc<str> = name.into();

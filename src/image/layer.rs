@@ -60,8 +60,8 @@ impl Images {
         let (store, digest) = (self.shared.store.clone(), layer.digest);
         let receiving: Receiving = off_thread(move || store.receive(&digest)).await??;
         let started = std::time::Instant::now();
-        let limits = &self.shared.config.limits;
-        let verified = scan(layer, blob.as_ref(), receiving.parts(), limits, progress.counters()).await?;
+        let limits = self.shared.limits.lock().clone();
+        let verified = scan(layer, blob.as_ref(), receiving.parts(), &limits, progress.counters()).await?;
         let origin = image.origin.clone();
         let images = self.clone();
         // It goes on when nobody waits for it any more, and then the layer is looked at again: somebody must want it.

@@ -113,7 +113,7 @@ pub type ImageFailed = Failed<ImageError>;
 struct Shared {
     registry: Registry,
     store: Store,
-    config: Config,
+    limits: Mutex<Limits>,
     resolving: Flight<(String, String, Asker), Arc<Image>, ImageError>,
     finding: Flight<String, Arc<Found>, ImageError>,
     scanning: Flight<LayerDigest, Arc<Layer>, ImageError>,
@@ -147,7 +147,7 @@ impl Images {
         let shared = Shared {
             registry,
             store,
-            config,
+            limits: Mutex::new(config.limits),
             resolving: Flight::new(),
             finding: Flight::new(),
             scanning: Flight::new(),
@@ -222,6 +222,16 @@ impl Images {
     pub fn states(&self, image: &Image) -> Vec<LayerStatus> {
         let progresses = self.shared.progresses.lock();
         image.layers.iter().map(|layer| progresses.status(layer, &self.shared.store)).collect()
+    }
+
+    /// From now on layers may cost so much.
+    pub fn set_limits(&self, limits: Limits) {
+        *self.shared.limits.lock() = limits;
+    }
+
+    /// How many layers are being scanned just now.
+    pub fn scanning(&self) -> u64 {
+        self.shared.progresses.lock().scanning()
     }
 
     /// How often layers were scanned, and how often somebody joined a scan that was under way.

@@ -77,6 +77,11 @@ impl Progresses {
         Running(progress)
     }
 
+    pub(super) fn scanning(&self) -> u64 {
+        let scanning = self.layers.values().filter(|layer| matches!(layer.state(), LayerState::Scanning { .. }));
+        scanning.count() as u64
+    }
+
     pub(super) fn status(&self, layer: &Layered, store: &Store) -> LayerStatus {
         let state = match store.layer(&layer.digest) {
             Ok(Some(here)) => LayerState::Ready {

@@ -10,11 +10,12 @@ use reqwest::{StatusCode, Url};
 use crate::digest::{self, Digest};
 use crate::registry::challenge;
 use crate::registry::config::Config;
-use crate::registry::counters::{Counters, add};
+use crate::registry::counters::{Counters, Kind, add};
 use crate::registry::credentials::Credentials;
 use crate::registry::error::RegistryError;
 use crate::registry::failure;
 use crate::registry::hosts::{Host, Hosts, Need, authority};
+use crate::registry::learned::Learned;
 use crate::registry::login::{Authorization, Logins};
 use crate::registry::mirrors::Mirrors;
 use crate::registry::reference::Repository;
@@ -68,10 +69,10 @@ const HOPS_MAX: usize = 10;
 // === impl Client ===
 
 impl Client {
-    pub(super) fn new(config: &Config, counters: Arc<Counters>) -> Result<Self, RegistryError> {
+    pub(super) fn new(config: &Config, counters: Arc<Counters>, learned: Learned) -> Result<Self, RegistryError> {
         let transport = Arc::new(Transport::new(config, counters)?);
         let hosts = Hosts::new(config)?;
-        let logins = Logins::new(transport.clone(), hosts.clone(), Credentials::new(config));
+        let logins = Logins::new(transport.clone(), hosts.clone(), Credentials::new(config, learned));
         let policy = Policy {
             retries: config.retries,
             deadline: Duration::from_secs(config.retry_deadline_secs),
@@ -201,7 +202,12 @@ impl Client {
         if let Some(authorization) = authorization {
             headers.insert(AUTHORIZATION, authorization.header.clone());
         }
-        Call { url: url.clone(), what: &ask.what, headers, form: None, weight: ask.weight, tls: None }
+        let kind = match (ask.path.starts_with("blobs/"), ask.range) {
+            (true, Some(_)) => Kind::Range,
+            (true, None) => Kind::Blob,
+            (false, _) => Kind::Manifest,
+        };
+        Call { url: url.clone(), what: &ask.what, headers, form: None, weight: ask.weight, tls: None, kind }
     }
 
     async fn next_hop(&self, host: &Host, ask: &Ask, url: &Url, reply: Reply) -> Result<Url, RegistryError> {

@@ -68,13 +68,18 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 // === impl Credentials ===
 
 impl Credentials {
-    pub(super) fn new(config: &Config) -> Self {
+    pub(super) fn new(config: &Config, learned: Learned) -> Self {
         Self {
             files: config.docker_config.clone(),
             helper_folders: config.helper_folders(),
             helper_timeout: config.helper_timeout(),
-            learned: Learned::default(),
+            learned,
         }
+    }
+
+    /// What was learned, for who takes over.
+    pub(super) fn learned(&self) -> Learned {
+        self.learned.clone()
     }
 
     /// Takes what somebody says for `repository`; it counts more than the files. `None` if it is no login, else whether it is news.
@@ -268,7 +273,10 @@ mod tests {
     async fn a_file_that_cannot_be_understood_is_named_and_not_quoted() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("config.json");
-        let of = |files: Vec<PathBuf>| Credentials::new(&Config { docker_config: files, ..Config::default() });
+        let of = |files: Vec<PathBuf>| {
+            let config = Config { docker_config: files, ..Config::default() };
+            Credentials::new(&config, Learned::default())
+        };
         for text in [r#"{"auths": {"h.example": {"auth": ["hunter2"]}}}"#, r#"{"auths": "hunter2"}"#, "hunter2"] {
             std::fs::write(&path, text).unwrap();
             let refused = of(vec![path.clone()]).find(&"h.example/a".parse().unwrap()).await.unwrap_err();
@@ -292,7 +300,8 @@ mod tests {
             .unwrap();
         std::fs::write(&paths[2], serde_json::json!({"auths": {"h.example": {"auth": auth("h", "2")}}}).to_string())
             .unwrap();
-        let credentials = Credentials::new(&Config { docker_config: paths, ..Config::default() });
+        let config = Config { docker_config: paths, ..Config::default() };
+        let credentials = Credentials::new(&config, Learned::default());
         assert_eq!(credentials.find(&"h.example/a".parse().unwrap()).await, Ok(password("h", "2")));
         assert_eq!(credentials.find(&"o.example/a".parse().unwrap()).await, Ok(password("o", "1")));
     }

@@ -13,12 +13,12 @@ use serde::Deserialize;
 
 use crate::flight::{Failed, Flight};
 use crate::registry::challenge::Challenge;
-use crate::registry::counters::add;
+use crate::registry::counters::{Kind, add};
 use crate::registry::credentials::{Credential, Credentials};
 use crate::registry::error::RegistryError;
 use crate::registry::failure;
 use crate::registry::hosts::{Host, Hosts, authority};
-use crate::registry::learned::Login;
+use crate::registry::learned::{Learned, Login};
 use crate::registry::reference::Repository;
 use crate::registry::secret::Secret;
 use crate::registry::transport::{Call, Transport, Weight};
@@ -89,6 +89,11 @@ impl Logins {
             self.shared.kept.lock().retain(|(_, of), _| of != repository);
         }
         is_news.is_some()
+    }
+
+    /// What was learned, for who takes over.
+    pub(super) fn learned(&self) -> Learned {
+        self.shared.credentials.learned()
     }
 
     /// Where credentials were looked for.
@@ -269,7 +274,7 @@ impl Wish {
                 }
             }
         }
-        Ok(Call { url, what, headers, form, weight: Weight::Light, tls: None })
+        Ok(Call { url, what, headers, form, weight: Weight::Light, tls: None, kind: Kind::Token })
     }
 
     fn refused(&self, cause: &str) -> RegistryError {

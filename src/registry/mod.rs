@@ -38,6 +38,7 @@ use crate::blob::{Blob, BlobError, Blobs, Layered, Origin};
 use crate::digest::{Digest, LayerDigest};
 use crate::registry::client::Client;
 use crate::registry::layout::Layout;
+use crate::registry::learned::Learned;
 use crate::registry::ranges::LayerBlob;
 use crate::registry::resolve::{Search, Source, aside, local_origin};
 use crate::sync::{Arc, Mutex};
@@ -56,7 +57,8 @@ pub struct Registry {
 }
 
 struct Shared {
-    client: Arc<Client>,
+    /// Of the configuration in force.
+    client: Mutex<Arc<Client>>,
     /// Archives whose headers have been read.
     archives: Mutex<HashMap<PathBuf, Arc<Layout>>>,
 }
@@ -99,18 +101,30 @@ impl Registry {
     /// # Errors
     /// Fails where the configuration names a certificate file or a host that is none.
     pub fn new(config: Config) -> Result<Self, RegistryError> {
-        let client = Arc::new(Client::new(&config, Arc::default())?);
-        Ok(Self { shared: Arc::new(Shared { client, archives: Mutex::default() }) })
+        let client = Client::new(&config, Arc::default(), Learned::default())?;
+        Ok(Self { shared: Arc::new(Shared { client: Mutex::new(Arc::new(client)), archives: Mutex::default() }) })
     }
 
     /// What registries were asked so far.
-    pub fn counters(&self) -> &Arc<Counters> {
-        self.shared.client.counters()
+    pub fn counters(&self) -> Arc<Counters> {
+        self.shared.client().counters().clone()
+    }
+
+    /// From now on asks with another configuration. What was asked before is answered as it was asked; what was counted and
+    /// the credentials that were learned stay.
+    ///
+    /// # Errors
+    /// As [`Registry::new`]; then the old one stays in force.
+    pub fn reload(&self, config: &Config) -> Result<(), RegistryError> {
+        let old = self.shared.client();
+        let new = Client::new(config, old.counters().clone(), old.logins().learned())?;
+        *self.shared.client.lock() = Arc::new(new);
+        Ok(())
     }
 
     /// Remembers a login for a repository, in memory alone: it is taken before those of files. Whether it can be used.
     pub fn learn(&self, repository: &Repository, login: Login) -> bool {
-        self.shared.client.logins().learn(repository, login)
+        self.shared.client().logins().learn(repository, login)
     }
 
     /// Manifest, config and layers of `image` for `platform`.
@@ -148,9 +162,13 @@ impl Remote {
 // === impl Shared ===
 
 impl Shared {
+    fn client(&self) -> Arc<Client> {
+        self.client.lock().clone()
+    }
+
     async fn resolve(&self, reference: &Reference, want: &Want) -> Result<Resolved, RegistryError> {
         let (source, origin) = match reference {
-            Reference::Remote(remote) => (Source::Remote(self.client.clone(), remote.clone()), remote.origin()),
+            Reference::Remote(remote) => (Source::Remote(self.client(), remote.clone()), remote.origin()),
             Reference::Layout(local) => {
                 let path = absolute(&local.path)?;
                 let origin = local_origin(LAYOUT, &path)?;
@@ -170,7 +188,7 @@ impl Shared {
         let text = &origin.0;
         if let Some(repository) = text.strip_prefix(REMOTE) {
             let repository = repository.parse().map_err(|error| RegistryError::Origin(text.clone(), Some(error)))?;
-            return Ok(Arc::new(LayerBlob::new(self.client.clone(), repository, layer, size)));
+            return Ok(Arc::new(LayerBlob::new(self.client(), repository, layer, size)));
         }
         let layout = if let Some(path) = text.strip_prefix(ARCHIVE) {
             self.archive(PathBuf::from(path)).await?

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use reqwest::header::{self, HeaderMap, HeaderName};
@@ -12,7 +12,7 @@ use reqwest::{Client, StatusCode, Url};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::registry::config::Config;
-use crate::registry::counters::{Counters, add};
+use crate::registry::counters::{Counters, Kind, add};
 use crate::registry::error::RegistryError;
 use crate::registry::failure;
 use crate::registry::hosts::{Host, Tls, authority, is_loopback};
@@ -45,6 +45,7 @@ pub(super) struct Call<'a> {
     pub(super) weight: Weight,
     /// How to connect, where it is not as to all.
     pub(super) tls: Option<Arc<Tls>>,
+    pub(super) kind: Kind,
 }
 
 /// How long an answer's body will keep its connection.
@@ -120,6 +121,7 @@ impl Transport {
         };
         request = request.headers(call.headers);
         add(&self.counters.requests, 1);
+        let since = Instant::now();
         let after = self.config.response_timeout();
         let sent = tokio::time::timeout(self.config.connect_timeout() + after, request.send()).await;
         let what = call.what.to_owned();
@@ -128,6 +130,7 @@ impl Transport {
             Ok(Err(error)) => return Err(failure::of_request(error, &host, &what, self.config.connect_timeout())),
             Err(_) => return Err(RegistryError::Silent { host, what, after }),
         };
+        self.counters.latency(call.kind).observe(since.elapsed());
         let (status, headers) = (response.status(), response.headers().clone());
         let (idle, counters) = (self.config.idle_timeout(), self.counters.clone());
         let body = Body { response, host, what, idle, counters, _places: places };

@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 pub mod bdi;
+pub mod descriptor;
 pub mod file;
 pub mod idmap;
 pub mod inflate;

@@ -1,0 +1,39 @@
+//! SIGINT and SIGTERM, counted: the first asks for an orderly end, the second for an end at once.
+
+use std::io;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+/// How often this process was asked to end.
+#[derive(Debug, Clone)]
+pub struct Interrupts(watch::Receiver<usize>);
+
+impl Interrupts {
+    /// From now on these signals no longer end the process by themselves.
+    pub fn listen() -> io::Result<Self> {
+        let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        let (count, counted) = watch::channel(0);
+        crate::sync::spawn(async move {
+            loop {
+                let went_on = tokio::select! {
+                    more = interrupt.recv() => more,
+                    more = terminate.recv() => more,
+                };
+                if went_on.is_none() || count.receiver_count() == 0 {
+                    return;
+                }
+                count.send_modify(|count| *count += 1);
+            }
+        });
+        Ok(Self(counted))
+    }
+
+    /// Resolves when so many have come.
+    pub(super) async fn reach(&self, number: usize) {
+        let mut counted = self.0.clone();
+        if counted.wait_for(|count| *count >= number).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
