@@ -14,6 +14,7 @@ mod harness;
 pub(crate) mod images;
 mod leaving;
 mod local;
+mod refused;
 mod removing;
 mod restarting;
 mod running;
