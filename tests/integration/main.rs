@@ -5,6 +5,7 @@ mod chains;
 mod cli;
 mod containerd;
 mod cri;
+mod daemon;
 mod index;
 mod model;
 mod mount;

@@ -12,7 +12,7 @@ use super::registry::{Fault, Registry};
 use crate::index::made;
 
 /// Everything of [`Image::usual`] is there as it should be.
-pub(super) fn assert_usual(at: &Path, seed: u64) {
+pub(crate) fn assert_usual(at: &Path, seed: u64) {
     assert_eq!(ls(at), ["big", "bin", "etc", "srv"]);
     assert_eq!(ls(&at.join("etc")), ["hello"]);
     assert_eq!(cat(&at.join("etc/hello")), "hello from the top\n");

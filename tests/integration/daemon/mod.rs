@@ -1,0 +1,10 @@
+//! The server as a service: how it starts and ends, what it tells the service manager, what it does when it is asked to read its
+//! configuration again, and what it shows to those who watch.
+
+mod activation;
+mod ending;
+mod reloading;
+mod stage;
+mod starting;
+mod units;
+mod watching;
