@@ -54,6 +54,9 @@ impl Metrics {
     /// Counters that `registry` shows.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
+        for outcome in [Outcome::Verified, Outcome::Failed, Outcome::Forwarded, Outcome::GivenUp] {
+            drop(metrics.pulls.get_or_create(&OutcomeLabel { outcome: outcome.name() }));
+        }
         registry.register(
             "cri_pulls",
             "PullImage calls by how their image was made local: verified, failed, forwarded to containerd as it was, given up",

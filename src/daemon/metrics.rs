@@ -115,7 +115,7 @@ impl Counted {
 fn name_of(kind: FailureKind) -> &'static str {
     match kind {
         FailureKind::Usage => "usage",
-        FailureKind::NotFound => "not-found",
+        FailureKind::NotFound => "not_found",
         FailureKind::Denied => "denied",
         FailureKind::Unreachable => "unreachable",
         FailureKind::Corrupt => "corrupt",

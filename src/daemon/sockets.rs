@@ -109,6 +109,10 @@ fn handed_over(places: &[(&'static str, PathBuf); 3]) -> Result<HashMap<&'static
         Failure::new(FailureKind::Usage, format!("the sockets of the service manager cannot be used: {cause}"))
     };
     let mut handed = HashMap::new();
+    // First: names that are meant for another process need not fit to the number of ours, which is none.
+    if sd_notify::listen_fds().map_err(|error| failed(error.to_string()))?.len() == 0 {
+        return Ok(handed);
+    }
     for (number, name) in sd_notify::listen_fds_with_names().map_err(|error| failed(error.to_string()))? {
         let descriptor = descriptor::inherited(number).map_err(|error| failed(format!("{name}: {error}")))?;
         let at = sockopt::socket_domain(&descriptor)

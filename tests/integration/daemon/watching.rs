@@ -58,7 +58,7 @@ fn failures_are_counted_by_their_cause() {
     registry.fault(image.layers[0].digest(), Fault::FlippedAt(50));
     service.oncefs(&["pull", &registry.image()]).end().fails(3, &[]);
     service.oncefs(&["pull", &format!("{}/images/usual:2", registry.host())]).end().fails(4, &[]);
-    for (cause, count) in [("corrupt", 1.0), ("not-found", 1.0), ("denied", 0.0)] {
+    for (cause, count) in [("corrupt", 1.0), ("not_found", 1.0), ("denied", 0.0)] {
         assert_eq!(service.metric(&format!("oncefs_call_failures_total{{cause=\"{cause}\"}}")), count, "{cause}");
     }
 }
