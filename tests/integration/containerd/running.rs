@@ -124,9 +124,9 @@ fn a_second_namespace_fetches_no_layer() {
     let name = images.add(&image, "two/namespaces:1");
     let node = Node::start(Snapshotter::Oncefs, &images);
     node.cri.pull(&name).unwrap();
+    until("the layers are here", || node.oncefs().layers().len() == image.layers.len());
     node.pull_silently(&name);
     assert_eq!(node.run(&name, "second", &["sh", "-c", "wc -c < /opt/noise"]), "100000\n");
-    until("the layers are here", || node.oncefs().layers().len() == image.layers.len());
     let answered = images.stop().0;
     for layer in &image.layers {
         let sent = bytes_of_blobs(&answered)[&layer.digest().hex()];
