@@ -2,6 +2,7 @@
 
 use super::harness::{Images, Node, Snapshotter, assert_says};
 use super::images::{archive, file, noise, with_shell};
+use super::snapshots::{Labels, pull_unpacking};
 use crate::cli::node::{mounts_below, run};
 use std::process::Command;
 
@@ -39,16 +40,17 @@ fn what_a_container_changed_over_oncefs_is_committed_and_run() {
     commits_and_runs(Snapshotter::Oncefs);
 }
 
-/// The image's own layers are remote under CRI's labels; the commit lies over them.
+/// The image's own layers are remote for oncefs; the commit lies over them.
 fn commits_and_runs(snapshotter: Snapshotter) {
     let images = Images::of(&["pause"]);
-    let name =
-        images.add(&with_shell(&[file("etc/below", "from below\n"), file("srv/page", "a page\n")]), "to/commit:1");
+    let image = with_shell(&[file("etc/below", "from below\n"), file("srv/page", "a page\n")]);
+    let name = images.add(&image, "to/commit:1");
     let node = Node::start(snapshotter, &images);
     if snapshotter == Snapshotter::Oncefs {
-        node.oncefs().oncefs(&["pull", &name]).well();
+        assert!(pull_unpacking(&node, "default", &name, &image, Labels::Image));
+    } else {
+        node.pull_silently(&name);
     }
-    node.pull_silently(&name);
     let changes = ["sh", "-c", "echo made > /etc/made; rm /srv/page"];
     node.containerd.run("default", &[], &name, "changes", &changes).end().well();
 

@@ -2,6 +2,7 @@
 
 use super::harness::{CRI_NAMESPACE, Images, Node, Snapshotter};
 use super::images::{Image, file, noise, with_shell};
+use super::snapshots::{Labels, pull_unpacking};
 use crate::cli::node::until;
 
 fn until_freed(node: &Node) {
@@ -67,7 +68,7 @@ fn layers_that_another_image_or_namespace_needs_stay() {
     node.cri.pull(&first).unwrap();
     node.cri.pull(&second).unwrap();
     until("all layers are here", || node.oncefs().layers().len() == 4);
-    node.pull_silently(&second);
+    assert!(pull_unpacking(&node, "default", &second, &two, Labels::Chain));
     node.remove_image(CRI_NAMESPACE, &first);
     until_here(&node, &two);
     node.remove_image(CRI_NAMESPACE, &second);

@@ -1,14 +1,15 @@
 //! Containers, oncefs and containerd end and begin again, each at its own time.
 
 use super::harness::{CRI_NAMESPACE, Images, Node, Snapshotter};
-use super::images::{file, noise, with_shell};
+use super::images::{Image, file, noise, with_shell};
+use super::snapshots::{Labels, pull_unpacking};
 use crate::cli::node::until;
 
 const WRITES: [&str; 3] = ["sh", "-c", "cat /etc/count; echo more >> /etc/count; exec sleep 1000"];
 
 /// A container that adds a line to what the image has, each time it starts.
-fn counting(images: &Images) -> String {
-    images.add(&with_shell(&[file("etc/count", "image\n"), noise("opt/noise", 61, 100_000)]), "re/start:1")
+fn counting() -> Image {
+    with_shell(&[file("etc/count", "image\n"), noise("opt/noise", 61, 100_000)])
 }
 
 fn start_detached(node: &Node, image: &str, name: &str) {
@@ -36,7 +37,7 @@ fn counted(node: &Node, name: &str) -> usize {
 #[test]
 fn a_container_of_overlayfs_is_started_again_over_what_it_wrote() {
     let images = Images::of(&["pause"]);
-    let image = counting(&images);
+    let image = images.add(&counting(), "re/start:1");
     let node = Node::start(Snapshotter::Overlayfs, &images);
     node.pull_silently(&image);
     start_detached(&node, &image, "counts");
@@ -48,20 +49,13 @@ fn a_container_of_overlayfs_is_started_again_over_what_it_wrote() {
 #[test]
 fn a_container_of_oncefs_is_started_again_over_what_it_wrote() {
     let images = Images::of(&["pause"]);
-    let image = counting(&images);
+    let image = images.add(&counting(), "re/start:1");
     let node = Node::start(Snapshotter::Oncefs, &images);
-    pull_remotely(&node, &image);
+    assert!(pull_unpacking(&node, "default", &image, &counting(), Labels::Image));
     start_detached(&node, &image, "counts");
     until("the container has written", || counted(&node, "counts") == 2);
     kill(&node, "counts");
     start_again(&node, "counts", 3);
-}
-
-/// For `ctr` an image is remote that oncefs knows already.
-fn pull_remotely(node: &Node, image: &str) {
-    node.oncefs().oncefs(&["pull", image]).well();
-    node.pull_silently(image);
-    until("no layer was unpacked", || node.oncefs().snapshot_dirs().is_empty());
 }
 
 #[test]
@@ -99,17 +93,18 @@ fn containers_start_again_after_both_were_killed_and_containerd_came_first() {
 /// One container is remote through and through, another has unpacked layers below; both were stopped before `event`.
 fn survives(event: impl FnOnce(&mut Node)) {
     let images = Images::of(&["pause"]);
-    let remote = counting(&images);
+    let remote = images.add(&counting(), "re/start:1");
     let unpacked = images.add(&with_shell(&[file("etc/count", "unpacked\n")]), "re/unpacked:1");
     let later = images.add(&with_shell(&[noise("opt/noise", 62, 100_000)]), "re/later:1");
     let mut node = Node::start(Snapshotter::Oncefs, &images);
-    pull_remotely(&node, &remote);
+    assert!(pull_unpacking(&node, "default", &remote, &counting(), Labels::Image));
     node.pull_silently(&unpacked);
     for (image, name) in [(&remote, "remote"), (&unpacked, "unpacked")] {
         start_detached(&node, image, name);
         until("the container has written", || counted(&node, name) == 2);
         kill(&node, name);
     }
+    until("the layers are here", || node.oncefs().layers().len() == counting().layers.len());
     let before = node.snapshots("default");
     let layers = node.oncefs().layers();
     event(&mut node);

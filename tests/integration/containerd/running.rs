@@ -1,7 +1,8 @@
 //! Containers run from images of a registry, through CRI and through `ctr`.
 
 use super::harness::{Images, Node, Snapshotter, assert_says, free_port};
-use super::images::{file, layers, layout, noise, with_shell};
+use super::images::{Image, file, layers, layout, noise, with_shell};
+use super::snapshots::{Labels, pull_unpacking};
 use crate::cli::node::until;
 use crate::support::debian_registry::bytes_of_blobs;
 
@@ -101,20 +102,28 @@ fn ctr_runs_an_image_of_which_it_says_nothing_to_the_snapshotter() {
 }
 
 #[test]
-fn what_oncefs_pulled_before_is_served_to_ctr_by_its_chain() {
+fn what_oncefs_pulled_before_is_served_by_its_chain_alone() {
     let images = Images::of(&["pause"]);
     let image = with_shell(&[noise("opt/noise", 42, 100_000), file("etc/said", "said\n")]);
-    let name = images.add(&image, "ctr/known:1");
+    let name = images.add(&image, "known/before:1");
     let node = Node::start(Snapshotter::Oncefs, &images);
+    assert!(!pull_unpacking(&node, "default", &name, &image, Labels::Chain), "nothing is known of it yet");
     node.oncefs().oncefs(&["pull", &name]).well();
-    node.pull_silently(&name);
+    assert!(pull_unpacking(&node, "default", &name, &image, Labels::Chain));
     assert_eq!(node.run(&name, "known", &["sh", "-c", "cat /etc/said; wc -c < /opt/noise"]), "said\n100000\n");
     until("no snapshot has files of its own", || node.oncefs().snapshot_dirs().is_empty());
-    let answered = images.stop().0;
-    for layer in &image.layers {
-        let sent = bytes_of_blobs(&answered)[&layer.digest().hex()];
-        assert_eq!(sent, layer.blob.len() as u64, "{} was sent once, to oncefs", layer.digest());
-    }
+    assert_sent_once(images, &image);
+}
+
+#[test]
+fn labels_given_by_any_client_make_an_image_remote() {
+    let images = Images::of(&["pause"]);
+    let image = with_shell(&[noise("opt/noise", 44, 100_000), file("etc/said", "said\n")]);
+    let name = images.add(&image, "any/client:1");
+    let node = Node::start(Snapshotter::Oncefs, &images);
+    assert!(pull_unpacking(&node, "default", &name, &image, Labels::Image));
+    assert_eq!(node.run(&name, "remote", &["sh", "-c", "cat /etc/said; wc -c < /opt/noise"]), "said\n100000\n");
+    assert_sent_once(images, &image);
 }
 
 #[test]
@@ -124,12 +133,23 @@ fn a_second_namespace_fetches_no_layer() {
     let name = images.add(&image, "two/namespaces:1");
     let node = Node::start(Snapshotter::Oncefs, &images);
     node.cri.pull(&name).unwrap();
+    assert!(pull_unpacking(&node, "second", &name, &image, Labels::Image));
+    let look = ["sh", "-c", "wc -c < /opt/noise"];
+    assert_eq!(node.containerd.run("second", &["--rm"], &name, "second", &look).end().well().out, "100000\n");
     until("the layers are here", || node.oncefs().layers().len() == image.layers.len());
-    node.pull_silently(&name);
-    assert_eq!(node.run(&name, "second", &["sh", "-c", "wc -c < /opt/noise"]), "100000\n");
-    let answered = images.stop().0;
+    assert!(pull_unpacking(&node, "third", &name, &image, Labels::Chain), "by now its chain is enough");
+    assert_eq!(node.containerd.run("third", &["--rm"], &name, "third", &look).end().well().out, "100000\n");
+    assert_sent_once(images, &image);
+}
+
+fn assert_sent_once(images: Images, image: &Image) {
+    let sent = bytes_of_blobs(&images.stop().0);
     for layer in &image.layers {
-        let sent = bytes_of_blobs(&answered)[&layer.digest().hex()];
-        assert_eq!(sent, layer.blob.len() as u64, "{} was sent once", layer.digest());
+        assert_eq!(
+            sent.get(&layer.digest().hex()),
+            Some(&(layer.blob.len() as u64)),
+            "bytes sent of {}",
+            layer.digest()
+        );
     }
 }

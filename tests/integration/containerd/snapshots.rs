@@ -3,15 +3,18 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
+use oncefs::digest::{ChainId, DiffId, Digest};
 use oncefs::snapshotter::protocol::v1::snapshots_client::SnapshotsClient;
 use oncefs::snapshotter::protocol::v1::{
-    Info, ListSnapshotsRequest, PrepareSnapshotRequest, RemoveSnapshotRequest, StatSnapshotRequest,
+    Info, Kind, ListSnapshotsRequest, PrepareSnapshotRequest, RemoveSnapshotRequest, StatSnapshotRequest,
 };
 use tokio::runtime::Runtime;
 use tonic::transport::Channel;
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
 
 use super::cri::connect;
+use super::harness::Node;
+use super::images::Image;
 
 /// Calls of one namespace on one socket.
 pub(crate) struct Snapshots<'a> {
@@ -69,6 +72,52 @@ impl<'a> Snapshots<'a> {
         let request = self.asked(RemoveSnapshotRequest { snapshotter: "oncefs".to_owned(), key: key.to_owned() });
         self.runtime.block_on(self.client.remove(request)).map(drop)
     }
+}
+
+/// What a client tells the snapshotter of the layers it would unpack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Labels {
+    /// Each layer's chain, as all clients that unpack while they pull do.
+    Chain,
+    /// And the image, as CRI does and others that are told to.
+    Image,
+}
+
+/// Pulls as a client does that unpacks while it pulls, which `ctr` of 1.6 does not: manifest and config first, then each layer is
+/// asked for of the snapshotter. Says whether all layers were served: no layer needs to be fetched then.
+pub(crate) fn pull_unpacking(node: &Node, namespace: &str, name: &str, image: &Image, labels: Labels) -> bool {
+    let ctr = |arguments: &[&str]| node.containerd.ctr(namespace, arguments).end().well();
+    ctr(&["content", "fetch", "--metadata-only", name]);
+    let diff_ids: Vec<DiffId> = image.layers.iter().map(|layer| DiffId(layer.diff_id)).collect();
+    let chains: Vec<String> = ChainId::of_prefixes(&diff_ids).iter().map(ToString::to_string).collect();
+    let mut snapshots = Snapshots::at(&node.runtime, &node.containerd.socket(), namespace);
+    for (n, (chain, layer)) in chains.iter().zip(&image.layers).enumerate() {
+        let (manifest, layer) = (image.manifest_digest().to_string(), layer.digest().to_string());
+        let rest: Vec<String> = image.layers[n..].iter().map(|layer| layer.digest().to_string()).collect();
+        let rest = rest.join(",");
+        let mut told = vec![("containerd.io/snapshot.ref", chain.as_str())];
+        if labels == Labels::Image {
+            told.push(("containerd.io/snapshot/cri.image-ref", name));
+            told.push(("containerd.io/snapshot/cri.manifest-digest", &manifest));
+            told.push(("containerd.io/snapshot/cri.layer-digest", &layer));
+            told.push(("containerd.io/snapshot/cri.image-layers", &rest));
+        }
+        let parent = n.checked_sub(1).map_or("", |below| chains[below].as_str());
+        let key = format!("extract-{n}-test {chain}");
+        match snapshots.prepare(&key, parent, &told) {
+            Err(status) if status.code() == Code::AlreadyExists => {}
+            Err(status) => panic!("{key}: {status}"),
+            Ok(_) => {
+                snapshots.remove(&key).unwrap();
+                return false;
+            }
+        }
+        assert_eq!(snapshots.stat(chain).unwrap().kind, Kind::Committed as i32);
+    }
+    // What a client writes when it is done: the collector keeps what the config refers to.
+    let held = format!("containerd.io/gc.ref.snapshot.oncefs={}", chains.last().unwrap());
+    ctr(&["content", "label", &Digest::of(&image.config).to_string(), &held]);
+    true
 }
 
 /// How many snapshots there are of each kind and chain: what containerd and oncefs must agree on, whose names differ.

@@ -2,6 +2,7 @@
 
 use super::harness::{Images, Node, Snapshotter};
 use super::images::{file, with_shell};
+use super::snapshots::{Labels, pull_unpacking};
 
 const MAPPED: [&str; 5] = ["--rm", "--uidmap", "0:200000:65536", "--gidmap", "0:200000:65536"];
 
@@ -23,12 +24,14 @@ fn a_container_whose_ids_oncefs_maps_owns_its_files() {
 
 fn owns_its_files(snapshotter: Snapshotter, options: &[&str]) {
     let images = Images::of(&["pause"]);
-    let name = images.add(&with_shell(&[file("etc/below", "from below\n")]), "user/namespace:1");
+    let image = with_shell(&[file("etc/below", "from below\n")]);
+    let name = images.add(&image, "user/namespace:1");
     let node = Node::start(snapshotter, &images);
     if snapshotter == Snapshotter::Oncefs {
-        node.oncefs().oncefs(&["pull", &name]).well();
+        assert!(pull_unpacking(&node, "default", &name, &image, Labels::Image));
+    } else {
+        node.pull_silently(&name);
     }
-    node.pull_silently(&name);
     let looks = "id -u; stat -c %u /etc/below; echo more >> /etc/below; cat /etc/below; stat -c %u /etc/below; cat /proc/self/uid_map";
     let words = ["sh", "-c", looks];
     let said = node.containerd.run("default", options, &name, "mapped", &words).end().well().out;
