@@ -38,7 +38,7 @@ fn pulls_removals_and_collections_at_once_leave_both_of_one_mind() {
     }
     assert_agree(&node);
     for name in &names {
-        node.remove_image(CRI_NAMESPACE, name);
+        node.cri.remove_image(name);
         node.containerd.ctr("default", &["images", "rm", "--sync", name]).end();
     }
     until("the layers are gone from the disk", || node.oncefs().layers().is_empty());
@@ -54,8 +54,12 @@ fn come_and_go(node: &Node, namespace: &str, name: &str) {
         } else {
             let _pulled_or_collected_meanwhile = node.containerd.ctr(namespace, &["images", "pull", name]).end();
         }
-        let sync: &[&str] = if round % 2 == 0 { &["--sync"] } else { &[] };
-        node.containerd.ctr(namespace, &[&["images", "rm"], sync, &[name]].concat()).end();
+        if namespace == CRI_NAMESPACE {
+            node.cri.remove_image(name);
+        } else {
+            let sync: &[&str] = if round % 2 == 0 { &["--sync"] } else { &[] };
+            node.containerd.ctr(namespace, &[&["images", "rm"], sync, &[name]].concat()).end();
+        }
     }
 }
 

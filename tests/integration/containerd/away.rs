@@ -42,7 +42,7 @@ fn falls_back(part: &str, act: Act) {
         assert!(node.content().contains(&layer.digest().hex()), "containerd fetched {} itself", layer.digest());
     }
     until("its image is named in the log", || node.oncefs().log().contains(&name));
-    node.remove_image("k8s.io", &name);
+    node.cri.remove_image(&name);
     until("the snapshots are gone from the disk", || node.oncefs().snapshot_dirs().is_empty());
 }
 

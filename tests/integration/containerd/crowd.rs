@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::harness::{CRI_NAMESPACE, Images, Node, Snapshotter};
+use super::harness::{CRI_NAMESPACE, Images, Node, Snapshotter, assert_sent_once};
 use super::images::{Image, noise, with_shell};
 use crate::cli::image::Layer;
 use crate::cli::node::until;
 use crate::index::made;
-use crate::support::debian_registry::bytes_of_blobs;
 
 const CROWD: usize = 20;
 
@@ -76,11 +75,7 @@ fn assert_fetched_once(snapshotter: Snapshotter, crowd: &[Image]) {
         let said = node.containerd.run(CRI_NAMESPACE, &["--rm"], name, &format!("look-{n}"), &look).end().well().out;
         assert_eq!(said.trim().parse(), Ok(bytes_in_opt(image)), "{name}");
     }
-    let sent = bytes_of_blobs(&images.stop().0);
-    for layer in &layers {
-        let sent = sent.get(&layer.digest().hex());
-        assert_eq!(sent, Some(&(layer.blob.len() as u64)), "bytes sent of {}", layer.digest());
-    }
+    assert_sent_once(&images.stop().0, &layers, crowd.len());
 }
 
 /// What the files of an image's upper layers have in them, as their tars say; of files of one name the topmost counts.

@@ -12,9 +12,9 @@ use super::daemon::Containerd;
 use super::images;
 use super::leaving;
 use super::service::Service;
-use crate::cli::image::Image;
+use crate::cli::image::{Image, Layer};
 use crate::cli::node::{Ran, Running, until};
-use crate::support::debian_registry::{Account, Answered, DebianRegistry, Stopped};
+use crate::support::debian_registry::{Account, Answered, DebianRegistry, Stopped, bytes_of_blobs};
 
 /// Who keeps a node's snapshots, and who pulls its images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -227,4 +227,19 @@ pub(crate) fn assert_says(said: &str, words: &str) {
 /// A port of the loopback device that nobody listens at.
 pub(crate) fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// The registry sent each byte of these layers once. Before, oncefs asks for one byte of a layer of each image, to see whether
+/// it may have it.
+#[track_caller]
+pub(crate) fn assert_sent_once(answered: &[Answered], layers: &[Layer], images: usize) {
+    let sent = bytes_of_blobs(answered);
+    for layer in layers {
+        let (sent, size) = (sent.get(&layer.digest().hex()).copied().unwrap_or_default(), layer.blob.len() as u64);
+        assert!(
+            (size..=size + images as u64).contains(&sent),
+            "{sent} bytes were sent of {}, which has {size}",
+            layer.digest()
+        );
+    }
 }

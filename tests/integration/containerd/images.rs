@@ -6,10 +6,10 @@ use std::process::Command;
 use std::str::FromStr as _;
 
 use oncefs::digest::Digest;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 pub(crate) use crate::cli::image::Image;
-use crate::cli::image::{Layer, Tar};
+use crate::cli::image::{Layer, MANIFEST, Tar};
 use crate::cli::node::run;
 use crate::index::made;
 
@@ -88,5 +88,23 @@ pub(crate) fn archive(image: &Image, dir: &Path, name: &str) -> PathBuf {
     let archive = dir.join("archive.tar");
     let target = format!("oci-archive:{}:{name}", archive.display());
     run(Command::new("skopeo").args(["copy", "--quiet", &source, &target])).well();
+    archive
+}
+
+/// An archive with nothing of an image but manifest and config, for `ctr images import`.
+pub(crate) fn without_layers(image: &Image, dir: &Path, name: &str) -> PathBuf {
+    let manifest = json!({
+        "mediaType": MANIFEST, "digest": image.manifest_digest(), "size": image.manifest.len(),
+        "annotations": {"io.containerd.image.name": name},
+    });
+    let index = json!({"schemaVersion": 2, "manifests": [manifest]}).to_string();
+    let blob = |bytes: &[u8]| format!("blobs/sha256/{}", Digest::of(bytes).hex());
+    let tar = Tar::new()
+        .file("oci-layout", br#"{"imageLayoutVersion": "1.0.0"}"#)
+        .file("index.json", index.as_bytes())
+        .file(&blob(&image.manifest), &image.manifest)
+        .file(&blob(&image.config), &image.config);
+    let archive = dir.join("without-layers.tar");
+    fs::write(&archive, tar.done()).unwrap();
     archive
 }

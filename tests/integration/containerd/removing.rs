@@ -46,14 +46,14 @@ fn an_image_in_use_stays_until_its_container_is_gone() {
     node.cri.pull(&images.reference("pause")).unwrap();
     let pod = node.cri.run_pod("user");
     let container = pod.start("user", &name, &["sleep", "1000"]);
-    node.remove_image(CRI_NAMESPACE, &name);
+    node.cri.remove_image(&name);
     assert_eq!(
         container.exec(&["sh", "-c", "wc -c < /opt/noise; echo on > /written; cat /written"]).well(),
         "200000\non\n"
     );
     assert!(digests(&image).iter().all(|layer| node.oncefs().layers().contains(layer)));
     pod.remove();
-    node.remove_image(CRI_NAMESPACE, &images.reference("pause"));
+    node.cri.remove_image(&images.reference("pause"));
     until_freed(&node);
 }
 
@@ -69,9 +69,9 @@ fn layers_that_another_image_or_namespace_needs_stay() {
     node.cri.pull(&second).unwrap();
     until("all layers are here", || node.oncefs().layers().len() == 4);
     assert!(pull_unpacking(&node, "default", &second, &two, Labels::Chain));
-    node.remove_image(CRI_NAMESPACE, &first);
+    node.cri.remove_image(&first);
     until_here(&node, &two);
-    node.remove_image(CRI_NAMESPACE, &second);
+    node.cri.remove_image(&second);
     assert_eq!(node.run(&second, "other", &["sh", "-c", "wc -c < /opt/shared; wc -c < /opt/two"]), "100000\n100000\n");
     assert_eq!(node.oncefs().layers(), digests(&two), "the other namespace needs them");
     node.remove_image("default", &second);
@@ -86,7 +86,7 @@ fn what_was_pulled_with_oncefs_itself_stays_when_containerd_is_done_with_it() {
     let node = Node::start(Snapshotter::Oncefs, &images);
     node.oncefs().oncefs(&["pull", &name]).well();
     node.cri.pull(&name).unwrap();
-    node.remove_image(CRI_NAMESPACE, &name);
+    node.cri.remove_image(&name);
     assert_eq!(node.snapshots(CRI_NAMESPACE), Vec::<String>::new());
     assert_eq!(node.oncefs().layers(), digests(&image));
 }

@@ -108,6 +108,8 @@ fn survives(event: impl FnOnce(&mut Node)) {
     let before = node.snapshots("default");
     let layers = node.oncefs().layers();
     event(&mut node);
+    // containerd tries its connection again after a while.
+    until("containerd has found oncefs again", || node.ctr(&["snapshots", "ls"]).code == Some(0));
     assert_eq!(node.snapshots("default"), before);
     assert_eq!(node.oncefs().layers(), layers);
     start_again(&node, "remote", 3);
@@ -123,6 +125,6 @@ fn survives(event: impl FnOnce(&mut Node)) {
     for image in [&remote, &unpacked] {
         node.remove_image("default", image);
     }
-    node.remove_image(CRI_NAMESPACE, &later);
+    node.cri.remove_image(&later);
     until("the snapshots are gone from the disk", || node.oncefs().snapshot_dirs().is_empty());
 }

@@ -14,24 +14,29 @@ use tonic::{Code, Request, Status};
 
 use super::cri::connect;
 use super::harness::Node;
-use super::images::Image;
+use super::images::{Image, without_layers};
 
 /// Calls of one namespace on one socket.
 pub(crate) struct Snapshots<'a> {
     runtime: &'a Runtime,
     client: SnapshotsClient<Channel>,
     namespace: String,
+    /// What is made belongs to it for now.
+    lease: Option<String>,
 }
 
 impl<'a> Snapshots<'a> {
     pub(crate) fn at(runtime: &'a Runtime, socket: &Path, namespace: &str) -> Self {
         let channel = runtime.block_on(connect(socket)).unwrap();
-        Self { runtime, client: SnapshotsClient::new(channel), namespace: namespace.to_owned() }
+        Self { runtime, client: SnapshotsClient::new(channel), namespace: namespace.to_owned(), lease: None }
     }
 
     fn asked<Q>(&self, message: Q) -> Request<Q> {
         let mut request = Request::new(message);
         request.metadata_mut().insert("containerd-namespace", self.namespace.parse().unwrap());
+        if let Some(lease) = &self.lease {
+            request.metadata_mut().insert("containerd-lease", lease.parse().unwrap());
+        }
         request.set_timeout(std::time::Duration::from_secs(60));
         request
     }
@@ -87,10 +92,24 @@ pub(crate) enum Labels {
 /// asked for of the snapshotter. Says whether all layers were served: no layer needs to be fetched then.
 pub(crate) fn pull_unpacking(node: &Node, namespace: &str, name: &str, image: &Image, labels: Labels) -> bool {
     let ctr = |arguments: &[&str]| node.containerd.ctr(namespace, arguments).end().well();
-    ctr(&["content", "fetch", "--metadata-only", name]);
-    let diff_ids: Vec<DiffId> = image.layers.iter().map(|layer| DiffId(layer.diff_id)).collect();
-    let chains: Vec<String> = ChainId::of_prefixes(&diff_ids).iter().map(ToString::to_string).collect();
+    let documents = without_layers(image, &node.path("."), name);
+    ctr(&["images", "import", "--no-unpack", documents.to_str().unwrap()]);
+    // Nothing refers to the snapshots yet, and the collector may come by.
+    let lease = ctr(&["leases", "create"]).out.trim().to_owned();
+    let is_served = ask_for_layers(node, namespace, &lease, name, image, labels);
+    if is_served {
+        // What a client writes when it is done: the collector keeps what the config refers to.
+        let held = format!("containerd.io/gc.ref.snapshot.oncefs={}", chains(image).last().unwrap());
+        ctr(&["content", "label", &Digest::of(&image.config).to_string(), &held]);
+    }
+    ctr(&["leases", "delete", &lease]);
+    is_served
+}
+
+fn ask_for_layers(node: &Node, namespace: &str, lease: &str, name: &str, image: &Image, labels: Labels) -> bool {
+    let chains = chains(image);
     let mut snapshots = Snapshots::at(&node.runtime, &node.containerd.socket(), namespace);
+    snapshots.lease = Some(lease.to_owned());
     for (n, (chain, layer)) in chains.iter().zip(&image.layers).enumerate() {
         let (manifest, layer) = (image.manifest_digest().to_string(), layer.digest().to_string());
         let rest: Vec<String> = image.layers[n..].iter().map(|layer| layer.digest().to_string()).collect();
@@ -114,10 +133,12 @@ pub(crate) fn pull_unpacking(node: &Node, namespace: &str, name: &str, image: &I
         }
         assert_eq!(snapshots.stat(chain).unwrap().kind, Kind::Committed as i32);
     }
-    // What a client writes when it is done: the collector keeps what the config refers to.
-    let held = format!("containerd.io/gc.ref.snapshot.oncefs={}", chains.last().unwrap());
-    ctr(&["content", "label", &Digest::of(&image.config).to_string(), &held]);
     true
+}
+
+fn chains(image: &Image) -> Vec<String> {
+    let diff_ids: Vec<DiffId> = image.layers.iter().map(|layer| DiffId(layer.diff_id)).collect();
+    ChainId::of_prefixes(&diff_ids).iter().map(ToString::to_string).collect()
 }
 
 /// How many snapshots there are of each kind and chain: what containerd and oncefs must agree on, whose names differ.

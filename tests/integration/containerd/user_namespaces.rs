@@ -1,5 +1,6 @@
 //! Containers whose root is nobody on the node.
 
+use super::configuration::Release;
 use super::harness::{Images, Node, Snapshotter};
 use super::images::{file, with_shell};
 use super::snapshots::{Labels, pull_unpacking};
@@ -16,10 +17,12 @@ fn a_container_of_oncefs_in_a_user_namespace_owns_its_files() {
     owns_its_files(Snapshotter::Oncefs, &MAPPED);
 }
 
-/// containerd tells the snapshotter how the ids are mapped, and does not change the owner of each file.
+/// containerd tells the snapshotter how the ids are mapped, and does not change the owner of each file. 1.6 can tell,
+/// but cannot mount what it is told then.
 #[test]
 fn a_container_whose_ids_oncefs_maps_owns_its_files() {
-    owns_its_files(Snapshotter::Oncefs, &[&MAPPED[..], &["--remap-labels"]].concat());
+    let remap: &[&str] = if Release::tested() == Release::Two { &["--remap-labels"] } else { &[] };
+    owns_its_files(Snapshotter::Oncefs, &[&MAPPED[..], remap].concat());
 }
 
 fn owns_its_files(snapshotter: Snapshotter, options: &[&str]) {
