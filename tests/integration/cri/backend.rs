@@ -21,6 +21,7 @@ use tonic::server::StreamingService;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::calls::Raw;
+use super::proxied::until_count;
 
 /// What came with one call.
 #[derive(Debug, Clone, PartialEq)]
@@ -76,7 +77,7 @@ impl FakeContainerd {
 
     /// Waits until so many calls hang.
     pub(super) async fn hanging(&self, count: usize) {
-        self.shared.hanging.subscribe().wait_for(|hanging| *hanging == count).await.unwrap();
+        until_count(&self.shared.hanging, count).await;
     }
 
     /// Ends it as a kill would.

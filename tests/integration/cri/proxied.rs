@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use oncefs::cri::{Asked, Config, Held, Metrics, PullCause, PullFailed, Pulls, serve};
@@ -106,13 +107,20 @@ impl Outcomes {
 
     /// Waits until so many pulls are under way.
     pub(super) async fn under_way(&self, count: usize) {
-        self.under_way.subscribe().wait_for(|now| *now == count).await.unwrap();
+        until_count(&self.under_way, count).await;
     }
 
     /// Waits until so many claims are held.
     pub(super) async fn held(&self, count: usize) {
-        self.held.subscribe().wait_for(|now| *now == count).await.unwrap();
+        until_count(&self.held, count).await;
     }
+}
+
+/// Waits until a count is this; a minute is a bound against hanging.
+pub(super) async fn until_count(counted: &watch::Sender<usize>, count: usize) {
+    let mut counted = counted.subscribe();
+    let reached = tokio::time::timeout(Duration::from_secs(60), counted.wait_for(|now| *now == count)).await;
+    drop(reached.unwrap_or_else(|_| panic!("the count does not become {count}")).unwrap());
 }
 
 impl Pulls for Outcomes {
