@@ -77,6 +77,9 @@ impl Exposed {
         node.images().registry().counters().register(ours);
         mounts.metrics().register(ours);
         let cri = cri::Metrics::register(ours);
+        if let Some(snapshots) = &snapshots {
+            snapshots.metrics().register(ours);
+        }
         let fs = snapshots.is_some().then(|| config.run.join("fs"));
         ours.register_collector(Box::new(Looked { node: node.clone(), mounts: mounts.clone(), snapshots }));
         let health = Health::new(node.clone(), fs);

@@ -45,11 +45,21 @@ impl Kind {
     }
 }
 
+// === impl Mapping ===
+
+impl Mapping {
+    /// Not the kernel's: containerd takes them out, and has the mount idmapped.
+    fn options(&self) -> impl Iterator<Item = String> {
+        let users = self.users.iter().map(|users| format!("uidmap={users}"));
+        users.chain(self.groups.iter().map(|groups| format!("gidmap={groups}")))
+    }
+}
+
 /// The mounts of a snapshot to write to. `lower` is top first: at most one directory for all remote layers, and one for each
 /// that containerd unpacked.
 pub fn writable(upper: &Upper, lower: &[PathBuf], mapping: &Mapping) -> Vec<Mount> {
     if lower.is_empty() {
-        return vec![bind(upper.fs.clone(), "rw")];
+        return vec![bind(upper.fs.clone(), "rw", mapping)];
     }
     let mut options = vec![format!("workdir={}", upper.work.display()), format!("upperdir={}", upper.fs.display())];
     options.push(lowerdir(lower));
@@ -60,8 +70,8 @@ pub fn writable(upper: &Upper, lower: &[PathBuf], mapping: &Mapping) -> Vec<Moun
 /// without a parent.
 pub fn read_only(own: PathBuf, lower: &[PathBuf], mapping: &Mapping) -> Vec<Mount> {
     match lower {
-        [] => vec![bind(own, "ro")],
-        [only] => vec![bind(only.clone(), "ro")],
+        [] => vec![bind(own, "ro", mapping)],
+        [only] => vec![bind(only.clone(), "ro", mapping)],
         _ => vec![overlay(vec![lowerdir(lower)], mapping)],
     }
 }
@@ -71,15 +81,16 @@ pub fn is_nameable(path: &std::path::Path) -> bool {
     path.to_str().is_some_and(|path| !path.contains([':', ',', '\\']))
 }
 
-fn bind(source: PathBuf, access: &str) -> Mount {
-    Mount { kind: Kind::Bind, source, options: vec![access.to_owned(), "rbind".to_owned()] }
+fn bind(source: PathBuf, access: &str, mapping: &Mapping) -> Mount {
+    let mut options = vec![access.to_owned(), "rbind".to_owned()];
+    options.extend(mapping.options());
+    Mount { kind: Kind::Bind, source, options }
 }
 
 fn overlay(mut options: Vec<String>, mapping: &Mapping) -> Mount {
     // Without the index: a lower directory that several containers share is what it would object to.
     options.insert(0, "index=off".to_owned());
-    options.extend(mapping.users.iter().map(|users| format!("uidmap={users}")));
-    options.extend(mapping.groups.iter().map(|groups| format!("gidmap={groups}")));
+    options.extend(mapping.options());
     Mount { kind: Kind::Overlay, source: "overlay".into(), options }
 }
 
@@ -128,7 +139,10 @@ mod tests {
     fn a_user_namespace_is_told_at_the_end() {
         let mapping = Mapping { users: Some("0:100000:65536".into()), groups: Some("0:200000:65536".into()) };
         let mounts = writable(&upper(), &["/r/fs/ab".into()], &mapping);
-        assert!(mounts[0].options.ends_with(&["uidmap=0:100000:65536".into(), "gidmap=0:200000:65536".into()]));
+        let told = ["uidmap=0:100000:65536".into(), "gidmap=0:200000:65536".into()];
+        assert!(mounts[0].options.ends_with(&told));
+        assert!(writable(&upper(), &[], &mapping)[0].options.ends_with(&told));
+        assert!(read_only("/s/3/fs".into(), &["/r/fs/ab".into()], &mapping)[0].options.ends_with(&told));
     }
 
     #[test]

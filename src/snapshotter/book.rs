@@ -113,14 +113,19 @@ impl Book {
 
     /// Whether a snapshot of this name can be made over this parent.
     pub(super) fn may_add(&self, name: &str, parent: Option<&str>) -> Result<(), SnapshotError> {
-        if name.is_empty() {
-            return Err(SnapshotError::Invalid("a snapshot needs a key".to_owned()));
-        }
         if let Some(parent) = parent {
             let parent = self.get(parent)?;
             if parent.kind != Kind::Committed {
                 return Err(SnapshotError::ParentNotCommitted(parent.name.to_string()));
             }
+        }
+        self.may_name(name)
+    }
+
+    /// Whether the name is free. Asked before all else of a Commit: who repeats one must learn that it was done.
+    pub(super) fn may_name(&self, name: &str) -> Result<(), SnapshotError> {
+        if name.is_empty() {
+            return Err(SnapshotError::Invalid("a snapshot needs a name".to_owned()));
         }
         if self.by_name.contains_key(name) {
             return Err(SnapshotError::Exists(name.to_owned()));

@@ -44,7 +44,7 @@ impl Directories {
     }
 
     /// Deletes, in the background, what a crash has left.
-    pub(super) fn delete_all_but(&self, kept: HashSet<u64>) {
+    pub(super) fn delete_all_but(&self, kept: &HashSet<u64>) {
         let Ok(numbers) = self.numbers() else { return };
         numbers.into_iter().filter(|number| !kept.contains(number)).for_each(|number| self.delete(number));
     }
@@ -54,8 +54,8 @@ impl Directories {
         Upper { fs: directory.join("fs"), work: directory.join("work") }
     }
 
-    /// Makes the directories of a snapshot. What is written to has the owner and mode of what it is seen over, for in an
-    /// overlay the upper directory's are shown.
+    /// Makes the directories of a snapshot. They have the owner of what is `below`, for in an overlay the upper directory's
+    /// is shown; the mode is always the same, as containerd has it.
     pub(super) async fn make(
         &self,
         id: u64,
@@ -71,12 +71,8 @@ impl Directories {
                 make(&work, WORK_MODE)?;
             }
             // A view that is not loaded answers as an empty directory of root's.
-            let like = below.and_then(|below| below.symlink_metadata().ok());
-            if let Some(like) = &like {
-                fs::set_permissions(&shown, fs::Permissions::from_mode(like.mode() & 0o7777))
-                    .map_err(SnapshotError::io("set the mode of", &shown))?;
-            }
-            if let Some((uid, gid)) = owner.or(like.map(|like| (like.uid(), like.gid()))) {
+            let owner = owner.or_else(|| below?.symlink_metadata().ok().map(|like| (like.uid(), like.gid())));
+            if let Some((uid, gid)) = owner {
                 std::os::unix::fs::lchown(&shown, Some(uid), Some(gid))
                     .map_err(SnapshotError::io("set the owner of", &shown))?;
             }
@@ -115,15 +111,50 @@ fn make(directory: &Path, mode: u32) -> Result<(), SnapshotError> {
 }
 
 fn remove(directory: &Path) {
-    match fs::remove_dir_all(directory) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            tracing::warn!(directory = %directory.display(), %error, "a removed snapshot is left; the next start tries again");
-        }
-        _ => {}
+    if let Err(error) = remove_level_by_level(directory)
+        && directory.exists()
+    {
+        tracing::warn!(directory = %directory.display(), %error, "a removed snapshot is left; the next start tries again");
     }
 }
 
-/// Depth first, without following links or leaving the file system. What goes away meanwhile is not counted.
+/// Containers may nest directories deeper than a stack, or a path, goes. So each directory is first moved up to the top, where its
+/// name is ours and no container reaches it, and is emptied there.
+fn remove_level_by_level(top: &Path) -> io::Result<()> {
+    let mut number = 0u64;
+    loop {
+        let mut is_empty = true;
+        for entry in fs::read_dir(top)? {
+            let entry = entry?;
+            is_empty = false;
+            if !entry.file_type()?.is_dir() {
+                fs::remove_file(entry.path())?;
+                continue;
+            }
+            for inner in fs::read_dir(entry.path())? {
+                let inner = inner?;
+                if inner.file_type()?.is_dir() {
+                    number = free_number(top, number);
+                    fs::rename(inner.path(), top.join(number.to_string()))?;
+                } else {
+                    fs::remove_file(inner.path())?;
+                }
+            }
+            fs::remove_dir(entry.path())?;
+        }
+        if is_empty {
+            return fs::remove_dir(top);
+        }
+    }
+}
+
+/// The next number of which there is no directory: an interrupted removal may have left some.
+fn free_number(top: &Path, last: u64) -> u64 {
+    (last + 1..u64::MAX).find(|number| top.join(number.to_string()).symlink_metadata().is_err()).unwrap_or(last)
+}
+
+/// Without following links or leaving the file system. What goes away meanwhile is not counted, nor what lies so deep that no path
+/// leads there.
 fn count(path: &Path) -> io::Result<Usage> {
     let mut seen: HashSet<(u64, u64)> = HashSet::new();
     let (mut usage, mut directories) = (Usage::default(), vec![path.to_owned()]);
@@ -137,7 +168,7 @@ fn count(path: &Path) -> io::Result<Usage> {
     add(&top);
     while let Some(directory) = directories.pop() {
         let entries = match fs::read_dir(&directory) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) if is_out_of_reach(&error) => continue,
             entries => entries?,
         };
         for entry in entries {
@@ -152,9 +183,41 @@ fn count(path: &Path) -> io::Result<Usage> {
     Ok(usage)
 }
 
+fn is_out_of_reach(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::InvalidFilename)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Directories one in the other, so many, made as no path could name them.
+    fn nest(at: &Path, levels: usize) {
+        use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, openat, statat};
+        let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let mut inner = rustix::fs::open(at, flags, Mode::empty()).unwrap();
+        for _ in 0..levels {
+            mkdirat(&inner, "d", Mode::RWXU).unwrap();
+            inner = openat(&inner, "d", flags, Mode::empty()).unwrap();
+        }
+        assert!(statat(&inner, ".", AtFlags::empty()).is_ok());
+    }
+
+    #[test]
+    fn directories_deeper_than_any_stack_or_path_are_counted_as_far_as_can_be_and_deleted() {
+        // In memory: a disk looks for a place far away for each of them.
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        let (top, outside) = (dir.path().join("7"), dir.path().join("outside"));
+        fs::create_dir_all(top.join("fs/1")).unwrap();
+        fs::create_dir_all(top.join("work")).unwrap();
+        fs::write(&outside, b"kept").unwrap();
+        std::os::unix::fs::symlink(dir.path(), top.join("fs/1/link")).unwrap();
+        nest(&top.join("fs"), 20_000);
+        assert!(count(&top.join("fs")).unwrap().inodes > 1000);
+        remove_level_by_level(&top).unwrap();
+        assert!(!top.exists());
+        assert_eq!(fs::read(&outside).unwrap(), b"kept");
+    }
 
     #[test]
     fn each_inode_is_counted_once() {

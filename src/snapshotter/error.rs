@@ -19,6 +19,9 @@ pub enum SnapshotError {
     HasChildren { name: String, children: usize },
     #[error("parent {0:?} is not a committed snapshot")]
     ParentNotCommitted(String),
+    /// Another code than [`Self::ParentNotCommitted`] to containerd, for reasons of its own.
+    #[error("parent {0:?} of what is to be committed is not a committed snapshot")]
+    RebaseOnUncommitted(String),
     #[error("snapshot {0:?} is not active")]
     NotActive(String),
     #[error("snapshot {0:?} is committed and has no mounts of its own")]

@@ -4,12 +4,13 @@
 //! filter    = "" | selector *( "," selector )          all of them must match; of several filters, any
 //! selector  = fieldpath [ operator value ]             without an operator: the field is there
 //! fieldpath = field *( "." field )
-//! field     = quoted | 1*( letter | digit | "-" | "_" )
+//! field     = quoted | 1*( letter | digit | "_" )
 //! operator  = "==" | "!=" | "~="
 //! value     = quoted | anything up to a comma or a space
 //! ```
 //!
-//! After `~=` slashes and bars quote too, so that an expression can hold quotes. Source: containerd's package `filters`.
+//! After `~=` slashes and bars quote too, so that an expression can hold quotes. What is not there is empty to all operators
+//! but `==`. Source: containerd's package `filters`; only an expression that is none is an error here, and matches nothing there.
 
 use regex::{Regex, RegexBuilder};
 
@@ -100,6 +101,9 @@ impl Filter {
         if text.len() > FILTER_BYTES_MAX {
             return Err(SnapshotError::Invalid(format!("a filter of {} bytes is too long", text.len())));
         }
+        if text.contains(['\0', char::REPLACEMENT_CHARACTER]) {
+            return Err(SnapshotError::Invalid("filter: neither zeros nor what replaces broken characters".to_owned()));
+        }
         let mut scanner = Scanner::new(text);
         let mut selectors = vec![selector(&mut scanner)?];
         loop {
@@ -161,9 +165,10 @@ fn fieldpath(scanner: &mut Scanner<'_>) -> Result<Vec<String>, SnapshotError> {
 impl Field {
     fn of(path: &[String]) -> Self {
         match path {
-            [field] if field == "name" => Self::Name,
-            [field] if field == "parent" => Self::Parent,
-            [field] if field == "kind" => Self::Kind,
+            // What follows these is not looked at.
+            [field, ..] if field == "name" => Self::Name,
+            [field, ..] if field == "parent" => Self::Parent,
+            [field, ..] if field == "kind" => Self::Kind,
             [labels, label @ ..] if labels == "labels" => Self::Label(label.join(".")),
             _ => Self::Unknown,
         }
@@ -193,8 +198,8 @@ impl Selector {
         match &self.test {
             Test::Present => value.is_some(),
             Test::Equal(want) => value == Some(want),
-            Test::NotEqual(want) => value != Some(want),
-            Test::Matches(want) => value.is_some_and(|value| want.is_match(value)),
+            Test::NotEqual(want) => value.unwrap_or_default() != want,
+            Test::Matches(want) => want.is_match(value.unwrap_or_default()),
         }
     }
 }

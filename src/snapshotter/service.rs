@@ -11,6 +11,7 @@ use tonic::{Request, Response, Status};
 use super::book::{Kind, Labels, Snapshot};
 use super::error::SnapshotError;
 use super::filter::Filters;
+use super::metrics::Method;
 use super::protocol::types;
 use super::protocol::v1::snapshots_server::{Snapshots as Protocol, SnapshotsServer};
 use super::protocol::v1::{
@@ -56,68 +57,97 @@ impl Protocol for Service {
         &self,
         request: Request<PrepareSnapshotRequest>,
     ) -> Result<Response<PrepareSnapshotResponse>, Status> {
-        let PrepareSnapshotRequest { key, parent, labels, .. } = request.into_inner();
-        let new = New { key, parent, labels: sorted(labels) };
-        let mounts = self.0.prepare(new).await?;
-        Ok(Response::new(PrepareSnapshotResponse { mounts: told(mounts) }))
+        let answering = async {
+            let PrepareSnapshotRequest { key, parent, labels, .. } = request.into_inner();
+            let new = New { key, parent, labels: sorted(labels) };
+            let mounts = self.0.prepare(new).await?;
+            Ok(Response::new(PrepareSnapshotResponse { mounts: told(mounts) }))
+        };
+        self.0.metrics().call(Method::Prepare, answering).await
     }
 
     async fn view(&self, request: Request<ViewSnapshotRequest>) -> Result<Response<ViewSnapshotResponse>, Status> {
-        let ViewSnapshotRequest { key, parent, labels, .. } = request.into_inner();
-        let new = New { key, parent, labels: sorted(labels) };
-        let mounts = self.0.view(new).await?;
-        Ok(Response::new(ViewSnapshotResponse { mounts: told(mounts) }))
+        let answering = async {
+            let ViewSnapshotRequest { key, parent, labels, .. } = request.into_inner();
+            let new = New { key, parent, labels: sorted(labels) };
+            let mounts = self.0.view(new).await?;
+            Ok(Response::new(ViewSnapshotResponse { mounts: told(mounts) }))
+        };
+        self.0.metrics().call(Method::View, answering).await
     }
 
     async fn mounts(&self, request: Request<MountsRequest>) -> Result<Response<MountsResponse>, Status> {
-        let mounts = self.0.mounts(&request.into_inner().key)?;
-        Ok(Response::new(MountsResponse { mounts: told(mounts) }))
+        let answering = async {
+            let mounts = self.0.mounts(&request.into_inner().key)?;
+            Ok(Response::new(MountsResponse { mounts: told(mounts) }))
+        };
+        self.0.metrics().call(Method::Mounts, answering).await
     }
 
     async fn commit(&self, request: Request<CommitSnapshotRequest>) -> Result<Response<()>, Status> {
-        let CommitSnapshotRequest { name, key, labels, parent, .. } = request.into_inner();
-        self.0.commit(Commit { key, name, labels: sorted(labels), parent }).await?;
-        Ok(Response::new(()))
+        let answering = async {
+            let CommitSnapshotRequest { name, key, labels, parent, .. } = request.into_inner();
+            self.0.commit(Commit { key, name, labels: sorted(labels), parent }).await?;
+            Ok(Response::new(()))
+        };
+        self.0.metrics().call(Method::Commit, answering).await
     }
 
     async fn remove(&self, request: Request<RemoveSnapshotRequest>) -> Result<Response<()>, Status> {
-        self.0.remove(&request.into_inner().key).await?;
-        Ok(Response::new(()))
+        let answering = async {
+            self.0.remove(&request.into_inner().key).await?;
+            Ok(Response::new(()))
+        };
+        self.0.metrics().call(Method::Remove, answering).await
     }
 
     async fn stat(&self, request: Request<StatSnapshotRequest>) -> Result<Response<StatSnapshotResponse>, Status> {
-        let snapshot = self.0.stat(&request.into_inner().key)?;
-        Ok(Response::new(StatSnapshotResponse { info: Some(info(&snapshot)) }))
+        let answering = async {
+            let snapshot = self.0.stat(&request.into_inner().key)?;
+            Ok(Response::new(StatSnapshotResponse { info: Some(info(&snapshot)) }))
+        };
+        self.0.metrics().call(Method::Stat, answering).await
     }
 
     async fn update(
         &self,
         request: Request<UpdateSnapshotRequest>,
     ) -> Result<Response<UpdateSnapshotResponse>, Status> {
-        let UpdateSnapshotRequest { info: change, update_mask, .. } = request.into_inner();
-        let change = change.ok_or_else(|| SnapshotError::Invalid("an update needs to say what".to_owned()))?;
-        let named = named(update_mask.map(|mask| mask.paths).unwrap_or_default())?;
-        let snapshot = self.0.update(&change.name, sorted(change.labels), named).await?;
-        Ok(Response::new(UpdateSnapshotResponse { info: Some(info(&snapshot)) }))
+        let answering = async {
+            let UpdateSnapshotRequest { info: change, update_mask, .. } = request.into_inner();
+            let change = change.ok_or_else(|| SnapshotError::Invalid("an update needs to say what".to_owned()))?;
+            let named = named(update_mask.map(|mask| mask.paths).unwrap_or_default())?;
+            let snapshot = self.0.update(&change.name, sorted(change.labels), named).await?;
+            Ok(Response::new(UpdateSnapshotResponse { info: Some(info(&snapshot)) }))
+        };
+        self.0.metrics().call(Method::Update, answering).await
     }
 
     async fn list(&self, request: Request<ListSnapshotsRequest>) -> Result<Response<Self::ListStream>, Status> {
-        let filters = Filters::parse(&request.into_inner().filters)?;
-        let found = self.0.list(&filters);
-        let chunk =
-            |chunk: Vec<Arc<Snapshot>>| Ok(ListSnapshotsResponse { info: chunk.iter().map(|one| info(one)).collect() });
-        Ok(Response::new(stream::iter(found).chunks(LIST_CHUNK).map(chunk).boxed()))
+        let answering = async {
+            let filters = Filters::parse(&request.into_inner().filters)?;
+            let found = self.0.list(&filters);
+            let chunk = |chunk: Vec<Arc<Snapshot>>| {
+                Ok(ListSnapshotsResponse { info: chunk.iter().map(|one| info(one)).collect() })
+            };
+            Ok(Response::new(stream::iter(found).chunks(LIST_CHUNK).map(chunk).boxed()))
+        };
+        self.0.metrics().call(Method::List, answering).await
     }
 
     async fn usage(&self, request: Request<UsageRequest>) -> Result<Response<UsageResponse>, Status> {
-        let usage = self.0.usage(&request.into_inner().key).await?;
-        let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
-        Ok(Response::new(UsageResponse { size: number(usage.bytes), inodes: number(usage.inodes) }))
+        let answering = async {
+            let usage = self.0.usage(&request.into_inner().key).await?;
+            let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+            Ok(Response::new(UsageResponse { size: number(usage.bytes), inodes: number(usage.inodes) }))
+        };
+        self.0.metrics().call(Method::Usage, answering).await
     }
 
     /// Nothing to do: what was removed is being deleted already.
     async fn cleanup(&self, _request: Request<CleanupRequest>) -> Result<Response<()>, Status> {
-        Ok(Response::new(()))
+        let answering = async { Ok(Response::new(())) };
+        self.0.metrics().call(Method::Cleanup, answering).await
     }
 }
 
@@ -165,6 +195,7 @@ fn told(mounts: Vec<Mount>) -> Vec<types::Mount> {
     mounts.into_iter().map(told).collect()
 }
 
+/// As containerd's own stores have it, a label without a value is none.
 fn sorted(labels: std::collections::HashMap<String, String>) -> Labels {
-    labels.into_iter().collect()
+    labels.into_iter().filter(|(_, value)| !value.is_empty()).collect()
 }

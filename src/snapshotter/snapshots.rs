@@ -5,17 +5,20 @@
 //! begun runs to its end, also when its caller leaves. Directories are deleted in the background: what has no record is
 //! a leftover, and is deleted at the next start if not before.
 
+mod counted;
 mod remote;
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::book::{Book, Content, Kind, Labels, Snapshot};
-use super::chains::{Chains, Usage};
+use super::chains::Chains;
 use super::directories::Directories;
 use super::error::SnapshotError;
 use super::filter::Filters;
+use super::metrics::Metrics;
 use super::{labels, record};
 use crate::mount::{self, Mount};
 use crate::store::Store;
@@ -36,7 +39,10 @@ struct Shared {
     book: Mutex<Book>,
     /// Held by the one change that is under way.
     changing: tokio::sync::Mutex<()>,
+    /// Numbers of remote snapshots whose chain nobody knew when the daemon started: they hold no claim.
+    unclaimed: Mutex<HashSet<u64>>,
     next: AtomicU64,
+    metrics: Metrics,
 }
 
 /// What a new snapshot is to be.
@@ -68,26 +74,31 @@ impl Snapshots {
         for (id, bytes) in store.snapshots()? {
             snapshots.push(Arc::new(record::decode(id, &bytes)?));
         }
-        let mut next = directories.highest()?.max(snapshots.iter().map(|snapshot| snapshot.id).max().unwrap_or(0)) + 1;
-        let kept: std::collections::HashSet<u64> = snapshots.iter().map(|snapshot| snapshot.id).collect();
-        directories.delete_all_but(kept);
-        let book = read_book(snapshots);
+        let kept: HashSet<u64> = snapshots.iter().map(|snapshot| snapshot.id).collect();
+        let highest = directories.highest()?.max(kept.iter().copied().max().unwrap_or(0));
+        directories.delete_all_but(&kept);
+        let mut book = Book::default();
+        // One whose parent is gone has no use, but may be removed.
+        snapshots.into_iter().for_each(|snapshot| book.read(snapshot));
+        let mut unclaimed = HashSet::new();
         for snapshot in book.iter() {
             if let Some(chain) = snapshot.remote()
                 && let Err(error) = chains.claim(&chain)
             {
                 tracing::warn!(snapshot = %snapshot.name, %error, "a snapshot cannot be served until its image is pulled again");
+                unclaimed.insert(snapshot.id);
             }
         }
         chains.settled();
-        next = next.max(1);
         let shared = Shared {
             store,
             chains,
             directories,
             book: Mutex::new(book),
             changing: tokio::sync::Mutex::new(()),
-            next: AtomicU64::new(next),
+            unclaimed: Mutex::new(unclaimed),
+            next: AtomicU64::new(highest.saturating_add(1)),
+            metrics: Metrics::default(),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -140,37 +151,29 @@ impl Snapshots {
 
     /// Those that match, by name.
     pub fn list(&self, filters: &Filters) -> Vec<Arc<Snapshot>> {
-        let book = self.shared.book.lock();
-        match filters.chains() {
-            None => book.iter().filter(|snapshot| filters.matches(snapshot)).cloned().collect(),
-            Some(mut chains) => {
-                chains.sort_unstable();
-                chains.dedup();
-                let found = chains.into_iter().flat_map(|chain| book.with_chain(chain));
-                found.filter(|snapshot| filters.matches(snapshot)).cloned().collect()
+        let mut found: Vec<Arc<Snapshot>> = {
+            let book = self.shared.book.lock();
+            match filters.chains() {
+                None => book.iter().cloned().collect(),
+                Some(mut chains) => {
+                    chains.sort_unstable();
+                    chains.dedup();
+                    chains.into_iter().flat_map(|chain| book.with_chain(chain)).cloned().collect()
+                }
             }
-        }
-    }
-
-    /// Bytes and inodes of the snapshot itself, without its parents.
-    pub async fn usage(&self, key: &str) -> Result<Usage, SnapshotError> {
-        let snapshot = self.stat(key)?;
-        if let Some(chain) = snapshot.remote() {
-            return Ok(self.shared.chains.usage(&chain));
-        }
-        if let Some(usage) = snapshot.usage {
-            return Ok(usage);
-        }
-        let usage = self.shared.directories.usage(snapshot.id).await?;
-        if snapshot.kind == Kind::Committed {
-            self.remember_usage(&snapshot, usage);
-        }
-        Ok(usage)
+        };
+        found.retain(|snapshot| filters.matches(snapshot));
+        found
     }
 
     /// How many there are.
     pub fn count(&self) -> usize {
         self.shared.book.lock().len()
+    }
+
+    /// What is measured of the calls.
+    pub fn metrics(&self) -> &Metrics {
+        &self.shared.metrics
     }
 
     async fn prepare_alone(&self, new: New) -> Result<Vec<Mount>, SnapshotError> {
@@ -204,8 +207,12 @@ impl Snapshots {
         let mounts = self.plan(&snapshot, &parents)?;
         let below = parents.first().map(|parent| self.directory_of(parent)).transpose()?;
         let owner = labels::root(&snapshot.labels);
-        self.shared.directories.make(snapshot.id, kind == Kind::Active, below, owner).await?;
-        if let Err(error) = self.write(&snapshot).await {
+        let made = self.shared.directories.make(snapshot.id, kind == Kind::Active, below, owner).await;
+        let written = match made {
+            Ok(()) => self.write(&snapshot).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = written {
             self.shared.directories.delete(snapshot.id);
             return Err(error);
         }
@@ -217,6 +224,7 @@ impl Snapshots {
         let _one_at_a_time = self.shared.changing.lock().await;
         let committed = {
             let book = self.shared.book.lock();
+            book.may_name(&commit.name)?;
             let active = book.get(&commit.key)?;
             if active.kind != Kind::Active {
                 return Err(SnapshotError::NotActive(commit.key));
@@ -229,21 +237,32 @@ impl Snapshots {
                     return Err(SnapshotError::Invalid(format!("{:?} has parent {has:?}, not {wants:?}", commit.key)));
                 }
             };
-            book.may_add(&commit.name, parent.as_deref())?;
+            if let Some(parent) = &parent
+                && book.get(parent)?.kind != Kind::Committed
+            {
+                return Err(SnapshotError::RebaseOnUncommitted(parent.to_string()));
+            }
+            let now = SystemTime::now();
             Snapshot {
                 name: commit.name.as_str().into(),
                 parent,
                 kind: Kind::Committed,
-                updated: SystemTime::now(),
+                created: now,
+                updated: now,
                 // As containerd's own snapshotters have it: a committed snapshot has the labels of its commit.
                 labels: commit.labels,
                 ..Snapshot::clone(&active)
             }
         };
         self.write(&committed).await?;
-        let mut book = self.shared.book.lock();
-        book.remove(&commit.key)?;
-        book.add(Arc::new(committed))
+        let committed = Arc::new(committed);
+        {
+            let mut book = self.shared.book.lock();
+            book.remove(&commit.key)?;
+            book.add(committed.clone())?;
+        }
+        self.count_in_background(committed);
+        Ok(())
     }
 
     async fn remove_alone(&self, key: &str) -> Result<(), SnapshotError> {
@@ -253,6 +272,7 @@ impl Snapshots {
         blocking(move || store.remove_snapshot(id)).await??;
         self.shared.book.lock().remove(key)?;
         match snapshot.remote() {
+            Some(_) if self.shared.unclaimed.lock().remove(&id) => {}
             Some(chain) => self.shared.chains.release(&chain),
             None => self.shared.directories.delete(id),
         }
@@ -281,17 +301,6 @@ impl Snapshots {
         let snapshot = Arc::new(snapshot);
         self.shared.book.lock().update(snapshot.clone())?;
         Ok(snapshot)
-    }
-
-    /// In memory only: whoever asks after a restart has it counted again.
-    fn remember_usage(&self, snapshot: &Snapshot, usage: Usage) {
-        let mut book = self.shared.book.lock();
-        // It may have gone, or have changed, while it was counted.
-        if let Ok(now) = book.get(&snapshot.name)
-            && now.id == snapshot.id
-        {
-            let _is_there = book.update(Arc::new(Snapshot { usage: Some(usage), ..Snapshot::clone(&now) }));
-        }
     }
 
     fn plan(&self, snapshot: &Snapshot, parents: &[Arc<Snapshot>]) -> Result<Vec<Mount>, SnapshotError> {
@@ -344,13 +353,6 @@ impl Snapshots {
         });
         answered.await.unwrap_or(Err(SnapshotError::Stopping))
     }
-}
-
-/// Children come after their parents; one whose parent is gone has no use, but may be removed.
-fn read_book(snapshots: Vec<Arc<Snapshot>>) -> Book {
-    let mut book = Book::default();
-    snapshots.into_iter().for_each(|snapshot| book.read(snapshot));
-    book
 }
 
 fn non_empty(text: &str) -> Option<&str> {

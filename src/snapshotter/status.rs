@@ -18,6 +18,7 @@ fn code(error: &SnapshotError) -> Code {
         SnapshotError::HasChildren { .. }
         | SnapshotError::NotActive(_)
         | SnapshotError::Committed(_)
+        | SnapshotError::RebaseOnUncommitted(_)
         | SnapshotError::Unknown { .. } => Code::FailedPrecondition,
         SnapshotError::ParentNotCommitted(_) | SnapshotError::Invalid(_) => Code::InvalidArgument,
         SnapshotError::Store(_) | SnapshotError::Io { .. } | SnapshotError::Record { .. } => Code::Internal,

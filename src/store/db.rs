@@ -200,8 +200,15 @@ impl Db {
     }
 }
 
-/// Moves the database at `path` aside and starts an empty one.
+/// Moves the database at `path` aside and starts an empty one. The directories of snapshots go first: without their records
+/// they would be taken for leftovers, and they hold what nobody can make again.
 fn replace(layout: &Layout, path: &Path) -> Result<Trees, StoreError> {
+    let snapshots = layout.snapshots();
+    let number = (0..u32::MAX).find(|number| !layout.lost_snapshots(*number).exists()).unwrap_or(u32::MAX);
+    match fs::rename(&snapshots, layout.lost_snapshots(number)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        moved => moved.map_err(StoreError::io("move aside", &snapshots))?,
+    }
     let aside = layout.broken_db(lost_count(layout));
     fs::rename(path, &aside).map_err(StoreError::io("move aside the database", path))?;
     let into_error = |trouble: Trouble| trouble.into_error(path);

@@ -70,6 +70,11 @@ impl Layout {
         self.root.join("snapshots")
     }
 
+    /// What snapshots held whose records were lost with the database: containers may still write there.
+    pub(super) fn lost_snapshots(&self, number: u32) -> PathBuf {
+        self.root.join(format!("snapshots.lost-{number}"))
+    }
+
     pub(super) fn staging(&self) -> PathBuf {
         self.root.join("staging")
     }

@@ -48,7 +48,7 @@ pub(super) fn bring_in_order(
     }
     let Opened { db, layers: records, lost } = open_database(layout, lock)?;
     if let Some(cause) = lost {
-        tracing::warn!(root = %layout.root().display(), cause, "the database was lost and moved aside; starting a new one");
+        tracing::warn!(root = %layout.root().display(), cause, "the database was lost and moved aside, with the directories of all snapshots; starting a new one");
     }
     let mut records: BTreeMap<LayerDigest, LayerRecord> = records.into_iter().collect();
     let mut layers = BTreeMap::new();

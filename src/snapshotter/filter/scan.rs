@@ -63,17 +63,15 @@ impl<'a> Scanner<'a> {
         SnapshotError::Invalid(format!("filter: {what}: [{before} >|< {after}]"))
     }
 
-    /// What a quoted word says. Slashes and bars quote only where `with_others` allows them, and there only themselves
-    /// need a backslash: all others belong to the expression.
+    /// What a quoted word says. Slashes and bars quote only where `with_others` allows them; escapes are the same in all: a
+    /// backslash of an expression is written twice.
     pub(super) fn unquote(&self, quoted: &str, with_others: bool) -> Result<String, SnapshotError> {
         let mut inner = quoted.chars();
         let quote = inner.next();
         let _closing = inner.next_back();
         match quote {
-            Some('"') => unescape(inner.as_str()).ok_or_else(|| self.wrong("an escape that means nothing")),
-            Some(quote) if with_others => {
-                let escaped = format!("\\{quote}");
-                Ok(inner.as_str().replace(&escaped, &quote.to_string()))
+            Some(quote) if quote == '"' || with_others => {
+                unescape(inner.as_str(), quote).ok_or_else(|| self.wrong("an escape that means nothing"))
             }
             _ => Err(self.wrong("only a value after ~= may be quoted like this")),
         }
@@ -113,11 +111,11 @@ impl<'a> Scanner<'a> {
 }
 
 fn is_of_field(character: char) -> bool {
-    character.is_ascii_alphanumeric() || matches!(character, '-' | '_')
+    character.is_ascii_alphanumeric() || character == '_'
 }
 
-/// Go's escapes of an interpreted string. Bytes above 127 that are no UTF-8 together mean nothing to us.
-fn unescape(text: &str) -> Option<String> {
+/// Go's escapes of an interpreted string, in these quotes. Bytes above 127 that are no UTF-8 together mean nothing to us.
+fn unescape(text: &str, quote: char) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut characters = text.chars();
     while let Some(character) = characters.next() {
@@ -135,7 +133,7 @@ fn unescape(text: &str) -> Option<String> {
             't' => bytes.push(b'\t'),
             'v' => bytes.push(11),
             '\\' => bytes.push(b'\\'),
-            '"' => bytes.push(b'"'),
+            same if same == quote => push(same),
             first @ '0'..='7' => {
                 let rest = number(&mut characters, 2, 8)?;
                 bytes.push(u8::try_from(first.to_digit(8)? * 64 + rest).ok()?);

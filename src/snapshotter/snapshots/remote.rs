@@ -15,14 +15,16 @@ impl Snapshots {
     pub(super) async fn serve(&self, new: &New) -> Result<Option<String>, SnapshotError> {
         let Some(label) = new.labels.get(CHAIN).cloned() else { return Ok(None) };
         let parent_name = non_empty(&new.parent);
-        let parent = {
+        let (parent, there) = {
             let book = self.shared.book.lock();
             book.may_add(&new.key, parent_name)?;
-            if book.committed(&label, parent_name).is_some() {
-                return Ok(Some(label));
-            }
-            parent_name.map(|name| book.get(name)).transpose()?
+            let there = book.committed(&label, parent_name).cloned();
+            (parent_name.map(|name| book.get(name)).transpose()?, there)
         };
+        let there = there.map(|there| there.id);
+        if there.is_some_and(|id| !self.shared.unclaimed.lock().contains(&id)) {
+            return Ok(Some(label));
+        }
         // Over a layer that containerd unpacked it unpacks all others too: it has begun to fetch them.
         let below = match &parent {
             None => None,
@@ -36,21 +38,31 @@ impl Snapshots {
         if self.shared.chains.find(wanted).await.is_none() {
             return Ok(None);
         }
-        let committed = self.commit_remote(new, chain).await;
+        let committed = match there {
+            Some(id) => Ok(self.keep_claim(id).await),
+            None => self.commit_remote(new, &label, chain).await,
+        };
         if !matches!(committed, Ok(true)) {
             self.shared.chains.release(&chain);
         }
         committed.map(|_| Some(label))
     }
 
+    /// Gives a snapshot the claim that it could not have when the daemon started. False if another call was faster, or the
+    /// snapshot is gone: then containerd finds none, and asks again.
+    async fn keep_claim(&self, id: u64) -> bool {
+        let _one_at_a_time = self.shared.changing.lock().await;
+        self.shared.unclaimed.lock().remove(&id)
+    }
+
     /// False if another call was faster.
-    async fn commit_remote(&self, new: &New, chain: ChainId) -> Result<bool, SnapshotError> {
+    async fn commit_remote(&self, new: &New, label: &str, chain: ChainId) -> Result<bool, SnapshotError> {
         let parent = non_empty(&new.parent);
         let _one_at_a_time = self.shared.changing.lock().await;
         let id = self.number();
         let name = {
             let book = self.shared.book.lock();
-            if book.committed(&chain.to_string(), parent).is_some() {
+            if book.committed(label, parent).is_some() {
                 return Ok(false);
             }
             // Unique, and nothing that containerd would make of a key: its own begin with a namespace.
