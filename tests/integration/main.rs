@@ -10,6 +10,7 @@ mod index;
 mod model;
 mod mount;
 mod registry;
+mod snapshotter;
 mod store;
 mod support;
 mod tar;
