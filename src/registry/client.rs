@@ -43,6 +43,8 @@ pub(super) struct Ask {
     pub(super) accept: Option<&'static str>,
     /// First and last byte.
     pub(super) range: Option<(u64, u64)>,
+    /// Only whether it is there and may be had: a redirect says so, too.
+    pub(super) only_head: bool,
     pub(super) weight: Weight,
 }
 
@@ -169,7 +171,7 @@ impl Client {
             let sent = if is_ours { authorization.as_ref() } else { None };
             let reply = self.transport.send(self.call(ask, &url, sent).of(host, is_ours)).await?;
             match reply.status {
-                status if status.is_success() => {
+                status if status.is_success() || (status.is_redirection() && ask.only_head) => {
                     let mirror = host.mirrored.is_some().then(|| host.name.clone());
                     return Ok(Answer { reply, moved_to: (!is_ours).then_some(url), mirror });
                 }
@@ -207,7 +209,8 @@ impl Client {
             (true, None) => Kind::Blob,
             (false, _) => Kind::Manifest,
         };
-        Call { url: url.clone(), what: &ask.what, headers, form: None, weight: ask.weight, tls: None, kind }
+        let (only_head, weight) = (ask.only_head, ask.weight);
+        Call { url: url.clone(), what: &ask.what, headers, form: None, only_head, weight, tls: None, kind }
     }
 
     async fn next_hop(&self, host: &Host, ask: &Ask, url: &Url, reply: Reply) -> Result<Url, RegistryError> {

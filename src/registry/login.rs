@@ -274,7 +274,7 @@ impl Wish {
                 }
             }
         }
-        Ok(Call { url, what, headers, form, weight: Weight::Light, tls: None, kind: Kind::Token })
+        Ok(Call { url, what, headers, form, only_head: false, weight: Weight::Light, tls: None, kind: Kind::Token })
     }
 
     fn refused(&self, cause: &str) -> RegistryError {

@@ -36,11 +36,12 @@ use futures::future::BoxFuture;
 
 use crate::blob::{Blob, BlobError, Blobs, Layered, Origin};
 use crate::digest::{Digest, LayerDigest};
-use crate::registry::client::Client;
+use crate::registry::client::{Ask, Client};
 use crate::registry::layout::Layout;
 use crate::registry::learned::Learned;
 use crate::registry::ranges::LayerBlob;
 use crate::registry::resolve::{Search, Source, aside, local_origin};
+use crate::registry::transport::Weight;
 use crate::sync::{Arc, Mutex};
 
 pub use config::Config;
@@ -142,6 +143,14 @@ impl Registry {
     pub async fn resolve_as(&self, image: &Reference, want: &Want) -> Result<Resolved, RegistryError> {
         self.shared.resolve(image, want).await
     }
+
+    /// Whether the layer's blob is there and may be had, without a byte of it.
+    ///
+    /// # Errors
+    /// As reading the blob would.
+    pub async fn check(&self, layer: &Layered, origin: &Origin) -> Result<(), RegistryError> {
+        self.shared.check(layer, origin).await
+    }
 }
 
 impl Blobs for Registry {
@@ -204,6 +213,25 @@ impl Shared {
             return Err(RegistryError::Size { what, has: section.size(), want: size });
         }
         Ok(Arc::new(section))
+    }
+
+    async fn check(&self, layer: &Layered, origin: &Origin) -> Result<(), RegistryError> {
+        let Some(repository) = origin.0.strip_prefix(REMOTE) else {
+            return self.open(layer.digest, layer.size, origin).await.map(drop);
+        };
+        let repository: Repository =
+            repository.parse().map_err(|error| RegistryError::Origin(origin.0.clone(), Some(error)))?;
+        let ask = Ask {
+            what: format!("layer {} of {repository}", layer.digest),
+            repository,
+            path: format!("blobs/{}", layer.digest),
+            accept: None,
+            range: None,
+            only_head: true,
+            weight: Weight::Light,
+        };
+        let client = self.client.lock().clone();
+        client.get(&ask).await.map(drop)
     }
 
     /// The archive at `path`, whose headers are read again only if the file has changed.

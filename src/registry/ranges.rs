@@ -121,6 +121,7 @@ impl Place {
             what: self.to_string(),
             accept: None,
             range: (!is_whole).then(|| (at, end.saturating_sub(1))),
+            only_head: false,
             weight,
         };
         let moved_to = self.moved_to.lock().clone();

@@ -210,7 +210,15 @@ impl Search<'_> {
 
 fn ask(remote: &Remote, path: String, what: String) -> Ask {
     let accept = path.starts_with("manifests/").then_some(ACCEPT);
-    Ask { repository: remote.repository.clone(), path, what, accept, range: None, weight: Weight::Light }
+    Ask {
+        repository: remote.repository.clone(),
+        path,
+        what,
+        accept,
+        range: None,
+        only_head: false,
+        weight: Weight::Light,
+    }
 }
 
 /// Runs what waits for the disk on a thread that may.

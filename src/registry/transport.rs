@@ -40,8 +40,9 @@ pub(super) struct Call<'a> {
     pub(super) url: Url,
     pub(super) what: &'a str,
     pub(super) headers: HeaderMap,
-    /// The body of a POST; without it, it is a GET.
+    /// The body of a POST; without it, it is a GET, or a HEAD.
     pub(super) form: Option<String>,
+    pub(super) only_head: bool,
     pub(super) weight: Weight,
     /// How to connect, where it is not as to all.
     pub(super) tls: Option<Arc<Tls>>,
@@ -117,6 +118,7 @@ impl Transport {
             Some(form) => {
                 client.post(call.url).header(header::CONTENT_TYPE, "application/x-www-form-urlencoded").body(form)
             }
+            None if call.only_head => client.head(call.url),
             None => client.get(call.url),
         };
         request = request.headers(call.headers);

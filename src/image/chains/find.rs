@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::ledger::{ImageKey, Known};
 use super::needs::Held;
-use crate::blob::{Blobs as _, Layered};
+use crate::blob::Layered;
 use crate::digest::{ChainId, Digest, LayerDigest};
 use crate::errors::with_causes;
 use crate::flight::Failed;
@@ -157,7 +157,7 @@ impl Images {
         Err(error)
     }
 
-    /// Asks the registry for manifest and config, unless they are known, and for one byte of a layer that is not here.
+    /// Asks the registry for manifest and config, unless they are known, and whether a layer that is not here may be had.
     async fn ask_for(&self, named: &Remote) -> Result<Found, ImageError> {
         let (key, image, held) = match self.known(named) {
             Some(known) => known,
@@ -186,16 +186,12 @@ impl Images {
         is_still_known.then_some((key, image, held))
     }
 
-    /// One byte of the first layer that is not here; who may have one may have all.
+    /// Asks for the first layer that is not here; who may have one may have all.
     async fn check_reachable(&self, image: &Image) -> Result<(), ImageError> {
-        let missing = |layer: &&Layered| layer.size > 0 && !self.shared.store.has(&layer.digest);
+        let missing = |layer: &&Layered| !self.shared.store.has(&layer.digest);
         let Some(layer) = image.layers.iter().find(missing) else { return Ok(()) };
-        let opened = self.shared.registry.open(layer.digest, layer.size, image.origin.clone()).await;
-        let read = match opened {
-            Ok(blob) => blob.range(0..1).await.map(drop),
-            Err(error) => Err(error),
-        };
-        read.map_err(|error| ImageError::layer(image, layer, LayerError::Blob(error)))
+        let checked = self.shared.registry.check(layer, &image.origin).await;
+        checked.map_err(|error| ImageError::layer(image, layer, LayerError::Blob(error.into())))
     }
 
     /// Sees what those of the chain's layers are that are in the store and have not been looked at.

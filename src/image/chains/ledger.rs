@@ -27,7 +27,7 @@ pub(super) struct Known {
     pub(super) chains: Vec<ChainId>,
     /// A user asked for it.
     pub(super) kept: bool,
-    /// When the registry last showed that its layers may be had.
+    /// When the registry last said that its layers may be had.
     pub(super) checked: Option<Instant>,
     /// Its scans in the background; dropping this lets go of them.
     pub(super) scans: Option<Scans>,
@@ -91,7 +91,7 @@ pub(super) struct Pending {
     pub(super) everything: bool,
 }
 
-/// How long it counts that a registry gave us a byte of an image: the finds of one pull come within seconds.
+/// How long it counts that a registry said that an image may be had: the finds of one pull come within seconds.
 const CHECK_LASTS: Duration = Duration::from_secs(60);
 
 /// How long all who want an image share that it could not be had. The layers of one pull are asked for one after the
@@ -213,8 +213,11 @@ impl Ledger {
                 && manifest.is_none_or(|manifest| *manifest == image.manifest_digest);
             image.top(length).is_some_and(|top| top.digest == *layer) && (is_checked || all(image, length, &is_coming))
         };
+        // Of a client that says nothing, what another has is as good: its labels were believed.
+        let is_claimed = self.chains.get(id).is_some_and(|chain| chain.claims > 0 && source.is_none());
         let found = match here {
             Some((key, ..)) => (key.clone(), true),
+            None if is_claimed => (images.first()?.0.clone(), false),
             None => (images.iter().find(|(key, image, length)| is_vouched_for(key, image, *length))?.0.clone(), false),
         };
         self.claim_with(id, Some(&found.0));
