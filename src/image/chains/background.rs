@@ -57,9 +57,10 @@ impl Images {
     }
 
     fn scanned(&self, key: &ImageKey, number: u64) {
-        let mut ledger = self.shared.ledger.lock();
-        if let Some(known) = ledger.images.get_mut(key) {
+        if let Some(known) = self.shared.ledger.lock().images.get_mut(key) {
             known.scans.take_if(|scans| scans.number == number);
         }
+        // A chain may have been released meanwhile.
+        self.shared.work.send_replace(());
     }
 }

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use tokio::sync::watch;
 
 use super::ledger::{ImageKey, Ledger, Pending};
+use crate::blob::Layered;
 use crate::digest::{ChainId, LayerDigest};
 use crate::image::{Image, Images, Shared};
 use crate::store::Store;
@@ -26,6 +27,9 @@ impl Ledger {
             return Garbage::default();
         }
         let pending = std::mem::take(&mut self.pending);
+        // Looked at again when what is at work on them has ended: it says so.
+        let unsure = pending.chains.iter().filter(|id| self.is_at_work(id)).copied().collect();
+        self.pending.chains = unsure;
         let mut layers = self.strays(&pending);
         let mut images = Vec::new();
         let (released, let_go) = self.candidates(&pending);
@@ -51,6 +55,16 @@ impl Ledger {
         self.deleting.layers.extend(&layers);
         self.deleting.images.extend(images.iter().cloned());
         Garbage { layers: layers.into_iter().collect(), images }
+    }
+
+    /// Whether layers of the chain's images come just now.
+    fn is_at_work(&self, id: &ChainId) -> bool {
+        let images = self.chains.get(id).into_iter().flat_map(|chain| &chain.images);
+        let mut known = images.filter_map(|key| self.images.get(key));
+        known.any(|known| {
+            let comes = |layer: &Layered| self.at_work.contains_key(&layer.digest);
+            known.scans.is_some() || known.image.layers.iter().any(comes)
+        })
     }
 
     /// Images that may not be needed any more, or not all their layers, and those that may only go as a whole.

@@ -41,7 +41,7 @@ fn answer(mut client: TcpStream, registry: SocketAddr, waiting: &AtomicUsize) {
     for line in BufReader::new(&client).lines().map_while(Result::ok).take_while(|line| !line.is_empty()) {
         head.push_str(&format!("{line}\r\n"));
     }
-    let is_small = !head.contains("/blobs/") || head.to_ascii_lowercase().contains("range: ");
+    let is_small = !head.contains("/blobs/") || head.starts_with("HEAD ");
     // The config is a blob, too; layers are larger.
     let is_config = || head.contains("/blobs/") && size_of(&head, registry).is_some_and(|size| size < 10_000);
     if is_small || is_config() {

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::super::ledger::{Deleting, Holding};
 use super::*;
-use crate::blob::{Layered, Origin};
+use crate::blob::Origin;
 use crate::digest::{ChainId, DiffId, Digest};
 
 fn layered(number: u8) -> Layered {
@@ -113,6 +113,21 @@ fn an_image_that_is_held_or_written_or_scanned_stays() {
     ledger.writing.clear();
     ledger.pending.images.push(held);
     assert_eq!(collect(&mut ledger), digests(&[1]), "who let go of it was the last");
+}
+
+#[test]
+fn a_chain_that_is_released_while_its_layer_comes_is_looked_at_again() {
+    let app = image(&[1, 2]);
+    let mut ledger = settled(&[&app]);
+    for chain in app.chains() {
+        ledger.claim_with(&chain, None);
+    }
+    ledger.at_work.insert(layered(2).digest, 1);
+    ledger.release(&app.chain());
+    assert_eq!(collect(&mut ledger), []);
+    ledger.at_work.clear();
+    assert_eq!(collect(&mut ledger), digests(&[2]));
+    assert!(ledger.pending.chains.is_empty());
 }
 
 #[test]
