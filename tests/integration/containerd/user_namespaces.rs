@@ -1,6 +1,5 @@
-//! Containers whose root is nobody on the node.
+//! Containers whose root is nobody on the node: containerd changes the owners of what it finds in the snapshot.
 
-use super::configuration::Release;
 use super::harness::{Images, Node, Snapshotter};
 use super::images::{file, with_shell};
 use super::snapshots::{Labels, pull_unpacking};
@@ -9,23 +8,15 @@ const MAPPED: [&str; 5] = ["--rm", "--uidmap", "0:200000:65536", "--gidmap", "0:
 
 #[test]
 fn a_container_of_overlayfs_in_a_user_namespace_owns_its_files() {
-    owns_its_files(Snapshotter::Overlayfs, &MAPPED);
+    owns_its_files(Snapshotter::Overlayfs);
 }
 
 #[test]
 fn a_container_of_oncefs_in_a_user_namespace_owns_its_files() {
-    owns_its_files(Snapshotter::Oncefs, &MAPPED);
+    owns_its_files(Snapshotter::Oncefs);
 }
 
-/// containerd tells the snapshotter how the ids are mapped, and does not change the owner of each file. 1.6 can tell,
-/// but cannot mount what it is told then.
-#[test]
-fn a_container_whose_ids_oncefs_maps_owns_its_files() {
-    let remap: &[&str] = if Release::tested() == Release::Two { &["--remap-labels"] } else { &[] };
-    owns_its_files(Snapshotter::Oncefs, &[&MAPPED[..], remap].concat());
-}
-
-fn owns_its_files(snapshotter: Snapshotter, options: &[&str]) {
+fn owns_its_files(snapshotter: Snapshotter) {
     let images = Images::of(&["pause"]);
     let image = with_shell(&[file("etc/below", "from below\n")]);
     let name = images.add(&image, "user/namespace:1");
@@ -37,7 +28,7 @@ fn owns_its_files(snapshotter: Snapshotter, options: &[&str]) {
     }
     let looks = "id -u; stat -c %u /etc/below; echo more >> /etc/below; cat /etc/below; stat -c %u /etc/below; cat /proc/self/uid_map";
     let words = ["sh", "-c", looks];
-    let said = node.containerd.run("default", options, &name, "mapped", &words).end().well().out;
+    let said = node.containerd.run("default", &MAPPED, &name, "mapped", &words).end().well().out;
     let lines: Vec<&str> = said.lines().collect();
     assert_eq!(lines[..5], ["0", "0", "from below", "more", "0"], "{said}");
     assert_eq!(lines[5].split_whitespace().collect::<Vec<_>>(), ["0", "200000", "65536"], "{said}");
