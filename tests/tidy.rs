@@ -84,6 +84,7 @@ const HOME: &[(&str, &[&str])] = &[
     ("rustls", &["registry/"]),
     ("rustls_native_certs", &["registry/tls.rs"]),
     ("sd_notify", &["daemon/"]),
+    ("serde_saphyr", &["registry/kubelet/"]),
     ("sha2", &["digest.rs"]),
     ("shuttle", &["sync.rs", "flight/model.rs"]),
     ("sled", &["store/db"]),

@@ -70,7 +70,7 @@ fn registry_kind(error: &RegistryError) -> FailureKind {
         E::TooLarge { .. } | E::Size { .. } | E::Mismatch { .. } | E::Manifest { .. } | E::Protocol { .. } => {
             FailureKind::Corrupt
         }
-        E::CaFile { .. } | E::HostFile { .. } | E::HostInConfig(_) => FailureKind::Usage,
+        E::CaFile { .. } | E::HostFile { .. } | E::HostInConfig(_) | E::KubeletHalf => FailureKind::Usage,
         E::Status { .. } | E::Io { .. } | E::Client(_) | E::Origin(..) | E::Stopped(_) => FailureKind::Other,
     }
 }

@@ -9,14 +9,14 @@ use reqwest::{StatusCode, Url};
 
 use crate::digest::{self, Digest};
 use crate::registry::challenge;
+use crate::registry::clients::Lasting;
 use crate::registry::config::Config;
 use crate::registry::counters::{Counters, Kind, add};
-use crate::registry::credentials::Credentials;
+use crate::registry::credentials::{Credential, Credentials};
 use crate::registry::error::RegistryError;
 use crate::registry::failure;
 use crate::registry::hosts::{Host, Hosts, Need, authority};
-use crate::registry::learned::Learned;
-use crate::registry::login::{Authorization, Logins};
+use crate::registry::login::{Authorization, Logins, REFUSED_MAX};
 use crate::registry::mirrors::Mirrors;
 use crate::registry::reference::Repository;
 use crate::registry::retry::{Outcome, Policy, Verdict};
@@ -65,16 +65,31 @@ pub(super) struct Small {
     pub(super) digest: Option<String>,
 }
 
+/// Logging in to one host for one question.
+#[derive(Default)]
+struct Attempt {
+    authorization: Option<Arc<Authorization>>,
+    /// Whether it was made for this very question.
+    is_fresh: bool,
+    /// Credentials that the host did not take.
+    refused: Vec<Credential>,
+    /// What the host said to one of them: it counts more than what it then says to nobody.
+    forbidden: Option<RegistryError>,
+}
+
 /// More than any storage behind a registry needs.
 const HOPS_MAX: usize = 10;
 
 // === impl Client ===
 
 impl Client {
-    pub(super) fn new(config: &Config, counters: Arc<Counters>, learned: Learned) -> Result<Self, RegistryError> {
-        let transport = Arc::new(Transport::new(config, counters)?);
+    pub(super) fn new(config: &Config, lasting: &Lasting) -> Result<Self, RegistryError> {
+        if config.kubelet_credential_providers.is_some() != config.kubelet_credential_provider_bin_dir.is_some() {
+            return Err(RegistryError::KubeletHalf);
+        }
+        let transport = Arc::new(Transport::new(config, lasting)?);
         let hosts = Hosts::new(config)?;
-        let logins = Logins::new(transport.clone(), hosts.clone(), Credentials::new(config, learned));
+        let logins = Logins::new(transport.clone(), hosts.clone(), Credentials::new(config, lasting.learned.clone()));
         let policy = Policy {
             retries: config.retries,
             deadline: Duration::from_secs(config.retry_deadline_secs),
@@ -163,26 +178,31 @@ impl Client {
         let broken = |cause: &str| protocol(host, ask, cause);
         let path = format!("{}/{}", ask.repository.path(), ask.path);
         let mut url = host.url(&path).ok_or_else(|| broken("the address cannot be formed"))?;
-        let mut authorization = self.logins.known(host, &ask.repository);
-        let mut was_asked = false;
-        for _ in 0..HOPS_MAX {
+        let mut login = Attempt { authorization: self.logins.known(host, &ask.repository), ..Attempt::default() };
+        let mut hops = 0;
+        while hops < HOPS_MAX {
             // A login is for the host it was made for: a redirect elsewhere gets none.
             let is_ours = host.is_at(&url);
-            let sent = if is_ours { authorization.as_ref() } else { None };
-            let reply = self.transport.send(self.call(ask, &url, sent).of(host, is_ours)).await?;
+            let sent = if is_ours { login.authorization.clone() } else { None };
+            let reply = self.transport.send(self.call(ask, &url, sent.as_ref()).of(host, is_ours)).await?;
             match reply.status {
                 status if status.is_success() || (status.is_redirection() && ask.only_head) => {
                     let mirror = host.mirrored.is_some().then(|| host.name.clone());
                     return Ok(Answer { reply, moved_to: (!is_ours).then_some(url), mirror });
                 }
-                status if status.is_redirection() => url = self.next_hop(host, ask, &url, reply).await?,
-                StatusCode::UNAUTHORIZED if is_ours && !was_asked => {
-                    was_asked = true;
-                    let answer = self.log_in(host, ask, reply, authorization.as_ref()).await?;
-                    authorization = Some(answer);
+                status if status.is_redirection() => {
+                    hops += 1;
+                    url = self.next_hop(host, ask, &url, reply).await?;
+                }
+                StatusCode::UNAUTHORIZED if is_ours && login.goes_on() => {
+                    self.log_in(host, ask, reply, &mut login).await?;
+                }
+                // Says nothing of how to log in; a request without a login is told.
+                StatusCode::FORBIDDEN if is_ours && login.is_somebody() && login.goes_on() => {
+                    self.log_out(host, ask, reply, &mut login).await;
                 }
                 _ => {
-                    let had_login = sent.is_some_and(|sent| sent.is_somebody);
+                    let had_login = sent.is_some_and(|sent| sent.is_somebody()) || !login.refused.is_empty();
                     let name = if is_ours { host.name.clone() } else { authority(&url) };
                     return Err(failure::of_reply(reply, &name, &ask.what, had_login, self.logins.looked_at()).await);
                 }
@@ -204,13 +224,8 @@ impl Client {
         if let Some(authorization) = authorization {
             headers.insert(AUTHORIZATION, authorization.header.clone());
         }
-        let kind = match (ask.path.starts_with("blobs/"), ask.range) {
-            (true, Some(_)) => Kind::Range,
-            (true, None) => Kind::Blob,
-            (false, _) => Kind::Manifest,
-        };
-        let (only_head, weight) = (ask.only_head, ask.weight);
-        Call { url: url.clone(), what: &ask.what, headers, form: None, only_head, weight, tls: None, kind }
+        let (url, what, only_head) = (url.clone(), ask.what.as_str(), ask.only_head);
+        Call { url, what, headers, form: None, only_head, weight: ask.weight, kind: ask.kind(), tls: None }
     }
 
     async fn next_hop(&self, host: &Host, ask: &Ask, url: &Url, reply: Reply) -> Result<Url, RegistryError> {
@@ -224,21 +239,52 @@ impl Client {
         Ok(target)
     }
 
-    /// What to send after a 401; if there is nothing, the 401 is the answer.
-    async fn log_in(
-        &self,
-        host: &Host,
-        ask: &Ask,
-        reply: Reply,
-        refused: Option<&Arc<Authorization>>,
-    ) -> Result<Arc<Authorization>, RegistryError> {
+    /// Finds what to send after a 401; if there is nothing, the refusal is the answer.
+    async fn log_in(&self, host: &Host, ask: &Ask, reply: Reply, login: &mut Attempt) -> Result<(), RegistryError> {
         let headers = reply.headers.get_all(WWW_AUTHENTICATE).into_iter();
         let challenges = challenge::parse(headers.filter_map(|value| value.to_str().ok()));
-        let had_login = refused.is_some_and(|refused| refused.is_somebody);
+        let had_login = login.is_somebody() || !login.refused.is_empty();
         let looked_at = self.logins.looked_at();
         // Read to its end first: the token may come over the same connection, and nobody holds two places.
         let denied = failure::of_reply(reply, &host.name, &ask.what, had_login, looked_at).await;
-        self.logins.answer(host, &ask.repository, challenges, refused).await?.ok_or(denied)
+        let before = login.was_refused();
+        let found = self.logins.answer(host, &ask.repository, challenges, before.as_ref(), &login.refused).await?;
+        let found = found.ok_or_else(|| login.forbidden.take().unwrap_or(denied))?;
+        login.authorization = Some(found);
+        login.is_fresh = true;
+        Ok(())
+    }
+
+    /// Gives up what a registry answered with 403: its time may have come, or it is another who may see this.
+    async fn log_out(&self, host: &Host, ask: &Ask, reply: Reply, login: &mut Attempt) {
+        let looked_at = self.logins.looked_at();
+        login.forbidden = Some(failure::of_reply(reply, &host.name, &ask.what, true, looked_at).await);
+        if let Some(before) = login.was_refused() {
+            self.logins.forget(host, &ask.repository, &before);
+        }
+    }
+}
+
+// === impl Attempt ===
+
+impl Attempt {
+    fn is_somebody(&self) -> bool {
+        self.authorization.as_ref().is_some_and(|authorization| authorization.is_somebody())
+    }
+
+    /// Whether after a refusal there is something else to try: a token that was kept may have run out, and of several
+    /// credentials another may be the right one. An anonymous token that is new is not taken anywhere.
+    fn goes_on(&self) -> bool {
+        (!self.is_fresh || self.authorization.is_none() || self.is_somebody()) && self.refused.len() < REFUSED_MAX
+    }
+
+    /// Takes back what was sent. If it was new, then its credential is wrong; if not, its time may have come.
+    fn was_refused(&mut self) -> Option<Arc<Authorization>> {
+        let before = self.authorization.take()?;
+        if self.is_fresh {
+            self.refused.extend(before.credential.clone());
+        }
+        Some(before)
     }
 }
 
@@ -269,6 +315,14 @@ impl Ask {
     /// What is asked for, if its name says it.
     pub(super) fn digest(&self) -> Option<Digest> {
         self.path.rsplit('/').next()?.parse().ok()
+    }
+
+    fn kind(&self) -> Kind {
+        match (self.path.starts_with("manifests/"), self.range) {
+            (true, _) => Kind::Manifest,
+            (false, None) => Kind::Blob,
+            (false, Some(_)) => Kind::Range,
+        }
     }
 }
 
@@ -308,7 +362,10 @@ impl Tries {
 
     async fn wait(&mut self, error: RegistryError, outcome: Outcome) -> Result<(), RegistryError> {
         match self.policy.next(self.attempt, self.began.elapsed(), outcome, chance()) {
-            Verdict::GiveUp => Err(error),
+            Verdict::GiveUp => {
+                self.counters.failed(&error);
+                Err(error)
+            }
             Verdict::Again(pause) => {
                 tracing::debug!(error = %error, pause_ms = pause.as_millis() as u64, "asking again");
                 self.attempt += 1;

@@ -23,6 +23,11 @@ pub struct Config {
     pub docker_config: Vec<PathBuf>,
     /// Folders where `docker-credential-NAME` programs are looked for; empty means the usual ones.
     pub helper_path: Vec<PathBuf>,
+    /// Kubelet's file of credential providers (its `--image-credential-provider-config`), asked before docker's
+    /// configuration. Its programs' folder must be named too.
+    pub kubelet_credential_providers: Option<PathBuf>,
+    /// Where the programs of those providers are (kubelet's `--image-credential-provider-bin-dir`).
+    pub kubelet_credential_provider_bin_dir: Option<PathBuf>,
     /// How long a credential helper may take; some ask a cloud.
     pub helper_timeout_secs: u64,
     /// Requests to one host at the same time. A quarter is kept free of whole-layer downloads, so that small requests
@@ -57,6 +62,8 @@ impl Default for Config {
             ca_files: Vec::new(),
             docker_config: Vec::new(),
             helper_path: Vec::new(),
+            kubelet_credential_providers: None,
+            kubelet_credential_provider_bin_dir: None,
             helper_timeout_secs: 30,
             connections_per_host: 8,
             connect_timeout_secs: 5,

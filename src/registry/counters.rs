@@ -5,8 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::Serialize;
 
 use crate::metrics::{
-    Collector, ConstCounter, DescriptorEncoder, EncodeLabelSet, EncodeMetric as _, Family, Latency, Registry, Unit,
+    Collector, ConstCounter, Counter, DescriptorEncoder, EncodeLabelSet, EncodeMetric as _, Family, Latency, Registry,
+    Unit,
 };
+use crate::registry::error::RegistryError;
 use crate::sync::Arc;
 
 /// Live numbers; clones of a registry share them.
@@ -28,6 +30,9 @@ pub struct Counters {
     pub tokens: AtomicU64,
     /// How long registries took to begin an answer.
     latency: Family<Requests, Latency>,
+    /// Requests by how they ended, failures of whole questions by why.
+    outcomes: Family<Outcomes, Counter>,
+    failures: Family<Failures, Counter>,
 }
 
 /// Requests of one kind.
@@ -35,6 +40,33 @@ pub struct Counters {
 struct Requests {
     kind: &'static str,
 }
+
+/// Requests that ended in one way.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcomes {
+    outcome: &'static str,
+}
+
+/// Questions that got no usable answer with all their tries, for one cause.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Failures {
+    cause: &'static str,
+}
+
+const OUTCOMES: [&str; 8] =
+    ["success", "moved", "denied", "not_found", "too_many_requests", "server_error", "other", "no_answer"];
+const CAUSES: [&str; 10] = [
+    "unreachable",
+    "untrusted",
+    "silent",
+    "broken",
+    "denied",
+    "not_found",
+    "too_many_requests",
+    "status",
+    "wrong_answer",
+    "other",
+];
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,7 +116,48 @@ impl Counters {
         }
         let latency = "Time from a request to the first byte of its answer, by what was asked for";
         registry.register_with_unit("registry_request_duration", latency, Unit::Seconds, self.latency.clone());
+        OUTCOMES.iter().for_each(|outcome| drop(self.outcomes.get_or_create(&Outcomes { outcome })));
+        let outcomes = "HTTP requests by how they ended; most first requests to a registry are denied, and then repeated with a login";
+        registry.register("registry_outcomes", outcomes, self.outcomes.clone());
+        CAUSES.iter().for_each(|cause| drop(self.failures.get_or_create(&Failures { cause })));
+        let failures = "Questions to registries that got no usable answer with all their tries, by cause";
+        registry.register("registry_failures", failures, self.failures.clone());
         registry.register_collector(Box::new(Collected(self.clone())));
+    }
+
+    /// One request ended: with this status, or without an answer.
+    pub(super) fn answered(&self, status: Option<u16>) {
+        let outcome = match status {
+            Some(200..=299) => "success",
+            Some(300..=399) => "moved",
+            Some(401 | 403) => "denied",
+            Some(404) => "not_found",
+            Some(429) => "too_many_requests",
+            Some(500..=599) => "server_error",
+            Some(_) => "other",
+            None => "no_answer",
+        };
+        self.outcomes.get_or_create(&Outcomes { outcome }).inc();
+    }
+
+    /// All tries of one question failed, the last one so.
+    pub(super) fn failed(&self, error: &RegistryError) {
+        let cause = match error {
+            RegistryError::Unreachable { .. } => "unreachable",
+            RegistryError::Untrusted { .. } | RegistryError::NotHttps { .. } => "untrusted",
+            RegistryError::Silent { .. } | RegistryError::Stalled { .. } => "silent",
+            RegistryError::Broken { .. } => "broken",
+            RegistryError::Denied { .. } | RegistryError::Login { .. } => "denied",
+            RegistryError::NotFound { .. } => "not_found",
+            RegistryError::Busy { .. } => "too_many_requests",
+            RegistryError::Status { .. } => "status",
+            RegistryError::Protocol { .. }
+            | RegistryError::TooLarge { .. }
+            | RegistryError::Size { .. }
+            | RegistryError::Mismatch { .. } => "wrong_answer",
+            _ => "other",
+        };
+        self.failures.get_or_create(&Failures { cause }).inc();
     }
 
     pub(super) fn latency(&self, kind: Kind) -> Latency {

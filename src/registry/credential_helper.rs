@@ -1,19 +1,15 @@
 //! Credential helpers: programs named `docker-credential-NAME` that are asked for one registry's login.
 //!
 //! The protocol is that of github.com/docker/docker-credential-helpers: the server's name on standard input, JSON on
-//! standard output. They run with a deadline and are killed at its end, their output is bounded, and nothing of it ever
-//! gets into an error: it may hold half a password.
+//! standard output.
 
-use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use rustix::fs::{Access, access};
 use serde::Deserialize;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::process::{Child, Command};
 
 use crate::registry::credentials::Credential;
+use crate::registry::program::{self, Program};
 use crate::registry::secret::Secret;
 
 #[derive(Deserialize)]
@@ -39,14 +35,12 @@ pub(super) async fn ask(
     timeout: Duration,
     server: &str,
 ) -> Result<Option<Credential>, String> {
-    let program = find(name, folders)?;
-    let program_name = format!("{PREFIX}{name}");
-    let run = tokio::time::timeout(timeout, run(&program, server)).await;
-    let (ended, bytes) = match run {
-        Ok(Ok(output)) => output,
-        Ok(Err(cause)) => return Err(format!("{program_name} {cause}")),
-        Err(_) => return Err(format!("{program_name} did not answer within {} s", timeout.as_secs())),
-    };
+    let program_name = program_of(name)?;
+    let path = program::find(&program_name, folders)?;
+    let args = ["get".to_owned()];
+    let (name, path, args) = (program_name.as_str(), path.as_path(), args.as_slice());
+    let program = Program { name, path, args, env: &[], timeout, output_bytes_max: OUTPUT_BYTES_MAX };
+    let (ended, bytes) = program.run(server.as_bytes()).await?;
     if !ended.success() {
         let said = String::from_utf8_lossy(&bytes).to_ascii_lowercase();
         let knows_nothing = NOT_FOUND.iter().any(|known| said.contains(known));
@@ -61,44 +55,14 @@ pub(super) async fn ask(
     })
 }
 
-/// The program, from the folders alone: a name with a slash could mean any program of the machine.
-fn find(name: &str, folders: &[PathBuf]) -> Result<PathBuf, String> {
+/// A name with a slash could mean any program of the machine.
+fn program_of(name: &str) -> Result<String, String> {
     let is_name = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
-    if !is_name {
-        return Err(format!("{:?} is no name of a credential helper", name.chars().take(64).collect::<String>()));
+    if is_name {
+        Ok(format!("{PREFIX}{name}"))
+    } else {
+        Err(format!("{:?} is no name of a credential helper", name.chars().take(64).collect::<String>()))
     }
-    let program = format!("{PREFIX}{name}");
-    let is_program = |path: &PathBuf| path.is_file() && access(path, Access::EXEC_OK).is_ok();
-    folders.iter().map(|folder| folder.join(&program)).find(is_program).ok_or_else(|| {
-        let folders: Vec<_> = folders.iter().map(|folder| folder.display().to_string()).collect();
-        format!("the program {program} was not found in {}", folders.join(":"))
-    })
-}
-
-/// How the program ended, and its standard output. Dropping this kills it.
-async fn run(program: &Path, server: &str) -> Result<(ExitStatus, Vec<u8>), String> {
-    let mut command = Command::new(program);
-    command.arg("get").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
-    let mut child = command.spawn().map_err(|error| format!("cannot be started: {error}"))?;
-    let bytes = talk(&mut child, server).await?;
-    let ended = child.wait().await.map_err(|error| format!("was lost: {error}"))?;
-    Ok((ended, bytes))
-}
-
-async fn talk(child: &mut Child, server: &str) -> Result<Vec<u8>, String> {
-    if let Some(mut stdin) = child.stdin.take() {
-        // A helper that does not read has its own idea of what is asked; its answer will tell.
-        let _ = stdin.write_all(server.as_bytes()).await;
-    }
-    let mut bytes = Vec::new();
-    if let Some(stdout) = child.stdout.take() {
-        let read = stdout.take(OUTPUT_BYTES_MAX + 1).read_to_end(&mut bytes).await;
-        read.map_err(|error| format!("cannot be read from: {error}"))?;
-    }
-    if bytes.len() as u64 > OUTPUT_BYTES_MAX {
-        return Err(format!("wrote more than {} KiB", OUTPUT_BYTES_MAX >> 10));
-    }
-    Ok(bytes)
 }
 
 #[cfg(test)]

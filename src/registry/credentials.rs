@@ -1,6 +1,7 @@
-//! Who we are to a registry: docker's `config.json` and files of its form, and the helper programs they name.
+//! Who we are to a registry: what was learned, kubelet's credential providers, docker's `config.json` and files of its form
+//! with the helper programs they name, in this order.
 //!
-//! Read anew whenever they are needed, so that a `docker login` counts at once. Errors name the file or the helper and
+//! Files are read anew whenever they are needed, so that a `docker login` counts at once. Errors name the file or the helper and
 //! never what it holds: serde's own messages quote values, so only their line and column are passed on.
 
 use std::collections::BTreeMap;
@@ -15,12 +16,13 @@ use serde::Deserialize;
 
 use crate::registry::config::Config;
 use crate::registry::credential_helper;
+use crate::registry::kubelet::Kubelet;
 use crate::registry::learned::{Learned, Login};
 use crate::registry::reference::{DOCKER_HUB, Repository};
 use crate::registry::secret::Secret;
 
 /// What proves who we are.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Credential {
     Password {
         user: String,
@@ -39,6 +41,7 @@ pub(super) struct Credentials {
     helper_folders: Vec<PathBuf>,
     helper_timeout: Duration,
     learned: Learned,
+    kubelet: Kubelet,
 }
 
 #[derive(Deserialize, Default)]
@@ -74,12 +77,8 @@ impl Credentials {
             helper_folders: config.helper_folders(),
             helper_timeout: config.helper_timeout(),
             learned,
+            kubelet: Kubelet::new(config),
         }
-    }
-
-    /// What was learned, for who takes over.
-    pub(super) fn learned(&self) -> Learned {
-        self.learned.clone()
     }
 
     /// Takes what somebody says for `repository`; it counts more than the files. `None` if it is no login, else whether it is news.
@@ -100,25 +99,37 @@ impl Credentials {
         &self.files
     }
 
-    /// What was learned for `repository`, or what the first file that knows something says. An error is a sentence.
-    pub(super) async fn find(&self, repository: &Repository) -> Result<Option<Credential>, String> {
-        if let Some(learned) = self.learned.find(repository) {
+    /// The best credential for `repository` that is none of those that were `refused`. An error is a sentence.
+    pub(super) async fn find(
+        &self,
+        repository: &Repository,
+        refused: &[Credential],
+    ) -> Result<Option<Credential>, String> {
+        if let Some(learned) = self.learned.find(repository, refused) {
             return Ok(Some(learned));
+        }
+        if let Some(provided) = self.kubelet.find(repository, refused).await? {
+            return Ok(Some(provided));
         }
         for path in &self.files {
             let Some(file) = read(path.clone()).await? else { continue };
-            if let Some(name) = file.helper(repository.host()) {
-                let server = if repository.host() == DOCKER_HUB { DOCKER_HUB_KEY } else { repository.host() };
-                let found = credential_helper::ask(&name, &self.helper_folders, self.helper_timeout, server).await;
-                if let Some(credential) = found.map_err(|cause| format!("{cause} (named in {})", path.display()))? {
-                    return Ok(Some(credential));
-                }
+            let is_new = |credential: &Credential| !refused.contains(credential);
+            if let Some(credential) = self.helped(&file, repository, path).await?.filter(is_new) {
+                return Ok(Some(credential));
             }
-            if let Some(credential) = file.stored(repository, path)? {
+            if let Some(credential) = file.stored(repository, path)?.filter(is_new) {
                 return Ok(Some(credential));
             }
         }
         Ok(None)
+    }
+
+    /// What the helper that the file names for the repository's registry knows.
+    async fn helped(&self, file: &FileText, of: &Repository, path: &Path) -> Result<Option<Credential>, String> {
+        let Some(name) = file.helper(of.host()) else { return Ok(None) };
+        let server = if of.host() == DOCKER_HUB { DOCKER_HUB_KEY } else { of.host() };
+        let found = credential_helper::ask(&name, &self.helper_folders, self.helper_timeout, server).await;
+        found.map_err(|cause| format!("{cause} (named in {})", path.display()))
     }
 }
 
@@ -171,7 +182,7 @@ impl FileText {
 }
 
 /// A key of the file as hosts and repositories are written here: no scheme, no `/v1/`, Docker Hub by its own name.
-fn key_of(key: &str) -> String {
+pub(super) fn key_of(key: &str) -> String {
     let bare = key.trim_start_matches("https://").trim_start_matches("http://").trim_end_matches('/');
     let bare = bare.strip_suffix("/v1").or_else(|| bare.strip_suffix("/v2")).unwrap_or(bare);
     let (host, path) = bare.split_at(bare.find('/').unwrap_or(bare.len()));
@@ -274,21 +285,20 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("config.json");
         let of = |files: Vec<PathBuf>| {
-            let config = Config { docker_config: files, ..Config::default() };
-            Credentials::new(&config, Learned::default())
+            Credentials::new(&Config { docker_config: files, ..Config::default() }, Learned::default())
         };
         for text in [r#"{"auths": {"h.example": {"auth": ["hunter2"]}}}"#, r#"{"auths": "hunter2"}"#, "hunter2"] {
             std::fs::write(&path, text).unwrap();
-            let refused = of(vec![path.clone()]).find(&"h.example/a".parse().unwrap()).await.unwrap_err();
+            let refused = of(vec![path.clone()]).find(&"h.example/a".parse().unwrap(), &[]).await.unwrap_err();
             assert!(refused.contains("config.json is not a docker configuration (line 1"), "{refused}");
             assert!(!refused.contains("hunter2"), "{refused}");
         }
         std::fs::write(&path, r#"{"auths": {"h.example": {"auth": "hunter2!"}}}"#).unwrap();
-        let refused = of(vec![path.clone()]).find(&"h.example/a".parse().unwrap()).await.unwrap_err();
+        let refused = of(vec![path.clone()]).find(&"h.example/a".parse().unwrap(), &[]).await.unwrap_err();
         assert!(refused.contains("the entry for h.example") && !refused.contains("hunter2"), "{refused}");
-        assert_eq!(of(vec![dir.path().join("none")]).find(&"h.example/a".parse().unwrap()).await, Ok(None));
+        assert_eq!(of(vec![dir.path().join("none")]).find(&"h.example/a".parse().unwrap(), &[]).await, Ok(None));
         std::fs::write(&path, vec![b' '; FILE_BYTES_MAX as usize + 1]).unwrap();
-        let refused = of(vec![path]).find(&"h.example/a".parse().unwrap()).await.unwrap_err();
+        let refused = of(vec![path]).find(&"h.example/a".parse().unwrap(), &[]).await.unwrap_err();
         assert!(refused.contains("larger than 1 MiB"), "{refused}");
     }
 
@@ -300,9 +310,30 @@ mod tests {
             .unwrap();
         std::fs::write(&paths[2], serde_json::json!({"auths": {"h.example": {"auth": auth("h", "2")}}}).to_string())
             .unwrap();
-        let config = Config { docker_config: paths, ..Config::default() };
-        let credentials = Credentials::new(&config, Learned::default());
-        assert_eq!(credentials.find(&"h.example/a".parse().unwrap()).await, Ok(password("h", "2")));
-        assert_eq!(credentials.find(&"o.example/a".parse().unwrap()).await, Ok(password("o", "1")));
+        let credentials = Credentials::new(&Config { docker_config: paths, ..Config::default() }, Learned::default());
+        assert_eq!(credentials.find(&"h.example/a".parse().unwrap(), &[]).await, Ok(password("h", "2")));
+        assert_eq!(credentials.find(&"o.example/a".parse().unwrap(), &[]).await, Ok(password("o", "1")));
+    }
+
+    #[tokio::test]
+    async fn what_was_refused_is_passed_over_and_the_next_one_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths: Vec<PathBuf> = ["a", "b"].iter().map(|name| dir.path().join(name)).collect();
+        for (path, name) in paths.iter().zip(["first", "second"]) {
+            let text = serde_json::json!({"auths": {"h.example": {"auth": auth(name, "p")}}});
+            std::fs::write(path, text.to_string()).unwrap();
+        }
+        let credentials = Credentials::new(&Config { docker_config: paths, ..Config::default() }, Learned::default());
+        let repository: Repository = "h.example/a".parse().unwrap();
+        let login = |name: &str| Login { username: name.into(), password: "p".into(), ..Login::default() };
+        assert_eq!(credentials.learn(&repository, login("older")), Some(true));
+        assert_eq!(credentials.learn(&repository, login("newer")), Some(true));
+        let mut refused = Vec::new();
+        for name in ["newer", "older", "first", "second"] {
+            let found = credentials.find(&repository, &refused).await.unwrap();
+            assert_eq!(found, password(name, "p"));
+            refused.extend(found);
+        }
+        assert_eq!(credentials.find(&repository, &refused).await, Ok(None));
     }
 }

@@ -67,6 +67,10 @@ pub enum RegistryError {
     HostFile { path: PathBuf, cause: String },
     #[error("{0:?} in registry.insecure_hosts or registry.secure_hosts is no host; write HOST or HOST:PORT")]
     HostInConfig(String),
+    #[error(
+        "registry.kubelet_credential_providers and registry.kubelet_credential_provider_bin_dir go together; name the other too"
+    )]
+    KubeletHalf,
     #[error("the HTTP client cannot be made: {0}")]
     Client(String),
     #[error("{0:?} does not say where a blob is")]

@@ -1,6 +1,6 @@
 //! Credentials that somebody told this process, as kubelet does through the CRI proxy. In memory only, and forgotten with it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 
 use crate::registry::credentials::Credential;
@@ -18,7 +18,7 @@ pub struct Login {
     pub registry_token: String,
 }
 
-/// What was learned last for each repository. Clones share it.
+/// What was learned for each repository. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Learned {
     shared: Arc<Mutex<Shared>>,
@@ -26,34 +26,54 @@ pub(super) struct Learned {
 
 #[derive(Debug, Default)]
 struct Shared {
-    credentials: HashMap<Repository, (Credential, u64)>,
+    repositories: HashMap<Repository, Known>,
     /// Counts what was learned: the smallest number was learned first.
     learned: u64,
 }
 
-/// A node has hundreds of images, not thousands. What was learned first is forgotten first.
-const REPOSITORIES_MAX: usize = 4096;
+/// Of one repository.
+#[derive(Debug, Default)]
+struct Known {
+    /// Those of several pods, newest first.
+    credentials: VecDeque<Credential>,
+    learned: u64,
+}
+
+/// A node has hundreds of images, not thousands. What was not learned for the longest time is forgotten first.
+const REPOSITORIES_MAX: usize = 1024;
+/// Each that is refused costs a request.
+const CREDENTIALS_MAX: usize = 8;
 
 // === impl Learned ===
 
 impl Learned {
-    /// Whether this is news.
+    /// Takes it as the newest. Whether it was not known.
     pub(super) fn learn(&self, repository: &Repository, credential: Credential) -> bool {
         let mut shared = self.shared.lock();
         shared.learned += 1;
         let number = shared.learned;
-        let before = shared.credentials.insert(repository.clone(), (credential.clone(), number));
-        if shared.credentials.len() > REPOSITORIES_MAX {
-            let oldest = shared.credentials.iter().min_by_key(|(_, (_, number))| *number);
+        let known = shared.repositories.entry(repository.clone()).or_default();
+        known.learned = number;
+        let place = known.credentials.iter().position(|old| *old == credential);
+        if let Some(place) = place {
+            known.credentials.remove(place);
+        }
+        known.credentials.push_front(credential);
+        known.credentials.truncate(CREDENTIALS_MAX);
+        if shared.repositories.len() > REPOSITORIES_MAX {
+            let oldest = shared.repositories.iter().min_by_key(|(_, known)| known.learned);
             if let Some(oldest) = oldest.map(|(repository, _)| repository.clone()) {
-                shared.credentials.remove(&oldest);
+                shared.repositories.remove(&oldest);
             }
         }
-        before.is_none_or(|(before, _)| before != credential)
+        place.is_none()
     }
 
-    pub(super) fn find(&self, repository: &Repository) -> Option<Credential> {
-        self.shared.lock().credentials.get(repository).map(|(credential, _)| credential.clone())
+    /// The newest that is none of the `refused`.
+    pub(super) fn find(&self, repository: &Repository, refused: &[Credential]) -> Option<Credential> {
+        let shared = self.shared.lock();
+        let credentials = &shared.repositories.get(repository)?.credentials;
+        credentials.iter().find(|credential| !refused.contains(credential)).cloned()
     }
 }
 
@@ -74,25 +94,40 @@ mod tests {
         format!("a.example/app-{number}").parse().unwrap()
     }
 
-    #[test]
-    fn the_last_that_was_learned_of_a_repository_counts() {
-        let learned = Learned::default();
-        let token = |text: &str| Credential::Token(Secret::new(text));
-        assert!(learned.learn(&repository(1), token("a")));
-        assert!(!learned.learn(&repository(1), token("a")));
-        assert!(learned.learn(&repository(1), token("b")));
-        assert_eq!(learned.find(&repository(1)), Some(token("b")));
-        assert_eq!(learned.find(&repository(2)), None);
+    fn token(text: &str) -> Credential {
+        Credential::Token(Secret::new(text))
     }
 
     #[test]
-    fn what_was_learned_first_is_forgotten_first() {
+    fn of_several_the_newest_comes_first_and_what_is_refused_is_passed_over() {
         let learned = Learned::default();
-        for number in 0..=REPOSITORIES_MAX {
-            learned.learn(&repository(number), Credential::Token(Secret::new("a")));
+        assert!(learned.learn(&repository(1), token("a")));
+        assert!(!learned.learn(&repository(1), token("a")));
+        assert!(learned.learn(&repository(1), token("b")));
+        assert_eq!(learned.find(&repository(1), &[]), Some(token("b")));
+        assert_eq!(learned.find(&repository(1), &[token("b")]), Some(token("a")));
+        assert_eq!(learned.find(&repository(1), &[token("b"), token("a")]), None);
+        assert!(!learned.learn(&repository(1), token("a")));
+        assert_eq!(learned.find(&repository(1), &[]), Some(token("a")));
+        assert_eq!(learned.find(&repository(2), &[]), None);
+    }
+
+    #[test]
+    fn what_was_not_learned_for_the_longest_time_is_forgotten_first() {
+        let learned = Learned::default();
+        learned.learn(&repository(0), token("a"));
+        learned.learn(&repository(1), token("a"));
+        learned.learn(&repository(0), token("a"));
+        for number in 2..=REPOSITORIES_MAX {
+            learned.learn(&repository(number), token("a"));
         }
-        assert_eq!(learned.find(&repository(0)), None);
-        assert!(learned.find(&repository(1)).is_some() && learned.find(&repository(REPOSITORIES_MAX)).is_some());
-        assert_eq!(learned.shared.lock().credentials.len(), REPOSITORIES_MAX);
+        assert_eq!(learned.find(&repository(1), &[]), None);
+        assert!([0, 2, REPOSITORIES_MAX].iter().all(|number| learned.find(&repository(*number), &[]).is_some()));
+        for number in 0..100 {
+            learned.learn(&repository(0), token(&number.to_string()));
+        }
+        let shared = learned.shared.lock();
+        assert_eq!(shared.repositories.len(), REPOSITORIES_MAX);
+        assert_eq!(shared.repositories[&repository(0)].credentials.len(), CREDENTIALS_MAX);
     }
 }

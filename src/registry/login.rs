@@ -18,7 +18,7 @@ use crate::registry::credentials::{Credential, Credentials};
 use crate::registry::error::RegistryError;
 use crate::registry::failure;
 use crate::registry::hosts::{Host, Hosts, authority};
-use crate::registry::learned::{Learned, Login};
+use crate::registry::learned::Login;
 use crate::registry::reference::Repository;
 use crate::registry::secret::Secret;
 use crate::registry::transport::{Call, Transport, Weight};
@@ -35,7 +35,8 @@ struct Shared {
     hosts: Hosts,
     credentials: Credentials,
     kept: Mutex<HashMap<Key, Arc<Authorization>>>,
-    flight: Flight<Key, Arc<Authorization>, RegistryError>,
+    /// Together with what was refused: who has tried more waits for nobody who tries it again.
+    flight: Flight<(Key, Vec<Credential>), Arc<Authorization>, RegistryError>,
 }
 
 /// A host, by its authority, and a repository that it has.
@@ -44,8 +45,8 @@ type Key = (String, Repository);
 /// What to send to one registry for one repository.
 pub(super) struct Authorization {
     pub(super) header: HeaderValue,
-    /// Whether it stands for somebody: an anonymous token does not.
-    pub(super) is_somebody: bool,
+    /// What it was made of; an anonymous token is made of nothing.
+    pub(super) credential: Option<Credential>,
     expires: Option<Instant>,
 }
 
@@ -72,6 +73,8 @@ const LIFE_LEAST_SECS: u64 = 60;
 const LIFE_MOST_SECS: u64 = 24 * 3600;
 const TOKEN_BYTES_MAX: u64 = 256 << 10;
 const KEPT_MAX: usize = 1024;
+/// Credentials that are tried for one question; more are a mistake, and look like an attack to a registry.
+pub(super) const REFUSED_MAX: usize = 8;
 
 // === impl Logins ===
 
@@ -91,11 +94,6 @@ impl Logins {
         is_news.is_some()
     }
 
-    /// What was learned, for who takes over.
-    pub(super) fn learned(&self) -> Learned {
-        self.shared.credentials.learned()
-    }
-
     /// Where credentials were looked for.
     pub(super) fn looked_at(&self) -> &[std::path::PathBuf] {
         self.shared.credentials.files()
@@ -107,26 +105,38 @@ impl Logins {
         kept.get(&key(host, repository)).filter(|authorization| authorization.is_alive()).cloned()
     }
 
-    /// What to send after a registry answered 401 with these challenges to a request with `refused`. `None` if we have
-    /// nothing that it would take.
+    /// A registry did not take it: it is not sent again.
+    pub(super) fn forget(&self, host: &Host, repository: &Repository, refused: &Arc<Authorization>) {
+        let mut kept = self.shared.kept.lock();
+        let key = key(host, repository);
+        if kept.get(&key).is_some_and(|known| Arc::ptr_eq(known, refused)) {
+            kept.remove(&key);
+        }
+    }
+
+    /// What to send after a registry answered 401 with these challenges to a request with `refused`, and will not take
+    /// these `credentials` either. `None` if we have nothing that it would take.
     pub(super) async fn answer(
         &self,
         host: &Host,
         repository: &Repository,
         challenges: Vec<Challenge>,
         refused: Option<&Arc<Authorization>>,
+        credentials: &[Credential],
     ) -> Result<Option<Arc<Authorization>>, RegistryError> {
+        let is_other = |known: &Authorization| !known.credential.as_ref().is_some_and(|of| credentials.contains(of));
         if let Some(known) = self.known(host, repository)
             && refused.is_none_or(|refused| !Arc::ptr_eq(refused, &known))
+            && is_other(&known)
         {
             return Ok(Some(known)); // somebody else has asked meanwhile
         }
         let Some(challenge) = best(challenges) else { return Ok(None) };
         let (shared, host, repository) = (self.shared.clone(), host.clone(), repository.clone());
         let name = host.name.clone();
-        let key = key(&host, &repository);
-        let ticket = self.shared.flight.join(key.clone(), move || async move {
-            let found = shared.find(&host, &repository, challenge).await?;
+        let (key, credentials) = (key(&host, &repository), credentials.to_vec());
+        let ticket = self.shared.flight.join((key.clone(), credentials.clone()), move || async move {
+            let found = shared.find(&host, &repository, challenge, credentials).await?;
             shared.keep(key, found.clone());
             Ok(found)
         });
@@ -161,30 +171,60 @@ fn best(challenges: Vec<Challenge>) -> Option<Challenge> {
 // === impl Shared ===
 
 impl Shared {
+    /// The first authorization that one of our credentials is worth. A credential that the token service does not take
+    /// makes place for the next; without any, it is asked for an anonymous token.
     async fn find(
         &self,
         host: &Host,
         repository: &Repository,
         to: Challenge,
+        mut refused: Vec<Credential>,
     ) -> Result<Arc<Authorization>, RegistryError> {
-        let refused = |cause: String| RegistryError::Login { host: host.name.clone(), cause };
-        let credential = match host.repository(repository) {
-            Some(there) => self.credentials.find(&there).await.map_err(refused)?,
-            None => None,
-        };
-        let header = |value: Option<HeaderValue>| {
-            value.ok_or_else(|| refused("its login holds characters that cannot be sent".to_owned()))
-        };
-        match (to, credential) {
-            (_, Some(Credential::Token(token))) => Ok(Authorization::lasting(header(token.bearer())?)),
-            (Challenge::Basic, Some(Credential::Password { user, password })) => {
-                Ok(Authorization::lasting(header(password.basic(&user))?))
+        let mut last = self.denied(host, &repository.to_string(), false);
+        let wrong = |cause: String| RegistryError::Login { host: host.name.clone(), cause };
+        let there = host.repository(repository);
+        while refused.len() < REFUSED_MAX {
+            let credential = match &there {
+                Some(there) => self.credentials.find(there, &refused).await.map_err(wrong)?,
+                None => None,
+            };
+            if credential.is_none() && !refused.is_empty() {
+                break;
             }
-            (Challenge::Bearer { realm, service, scope }, credential) => {
-                let realm = self.realm(host, &realm)?;
-                let scope = scope.unwrap_or_else(|| format!("repository:{}:pull", repository.path()));
-                let wish = Wish { host: host.clone(), repository: repository.clone(), realm, service, scope };
-                self.token(&wish, credential).await
+            match self.made_of(credential.clone(), host, repository, &to).await {
+                Err(denied @ RegistryError::Denied { .. }) if credential.is_some() => {
+                    last = denied;
+                    refused.extend(credential);
+                }
+                made => return made,
+            }
+        }
+        Err(last)
+    }
+
+    async fn made_of(
+        &self,
+        credential: Option<Credential>,
+        host: &Host,
+        repository: &Repository,
+        to: &Challenge,
+    ) -> Result<Arc<Authorization>, RegistryError> {
+        let wrong = |cause: &str| RegistryError::Login { host: host.name.clone(), cause: cause.to_owned() };
+        let lasting = |header: Option<HeaderValue>, credential: Option<Credential>| {
+            let header = header.ok_or_else(|| wrong("its login holds characters that cannot be sent"))?;
+            // The registry will refuse it when its time has come.
+            Ok(Arc::new(Authorization { header, credential, expires: None }))
+        };
+        match (to, &credential) {
+            (_, Some(Credential::Token(token))) => lasting(token.bearer(), credential.clone()),
+            (Challenge::Basic, Some(Credential::Password { user, password })) => {
+                lasting(password.basic(user), credential.clone())
+            }
+            (Challenge::Bearer { realm, service, scope }, _) => {
+                let realm = self.realm(host, realm)?;
+                let scope = scope.clone().unwrap_or_else(|| format!("repository:{}:pull", repository.path()));
+                let (host, repository, service) = (host.clone(), repository.clone(), service.clone());
+                self.token(&Wish { host, repository, realm, service, scope }, credential).await
             }
             _ => Err(self.denied(host, &repository.to_string(), false)),
         }
@@ -219,7 +259,7 @@ impl Shared {
     async fn token(&self, wish: &Wish, credential: Option<Credential>) -> Result<Arc<Authorization>, RegistryError> {
         let is_somebody = credential.is_some();
         let what = format!("a token for {}", wish.repository);
-        let call = wish.call(credential, &what)?.of(&wish.host, wish.host.is_at(&wish.realm));
+        let call = wish.call(credential.as_ref(), &what)?.of(&wish.host, wish.host.is_at(&wish.realm));
         let reply = self.transport.send(call).await?;
         match reply.status {
             StatusCode::OK => {}
@@ -246,14 +286,14 @@ impl Shared {
         let life = text.expires_in.unwrap_or(LIFE_LEAST_SECS).clamp(LIFE_LEAST_SECS, LIFE_MOST_SECS);
         // A tenth of its life before the end, so that no request is under way with it when it ends.
         let expires = Instant::now().checked_add(Duration::from_secs(life - life / 10));
-        Ok(Arc::new(Authorization { header, is_somebody, expires }))
+        Ok(Arc::new(Authorization { header, credential, expires }))
     }
 }
 
 // === impl Wish ===
 
 impl Wish {
-    fn call<'a>(&self, credential: Option<Credential>, what: &'a str) -> Result<Call<'a>, RegistryError> {
+    fn call<'a>(&self, credential: Option<&Credential>, what: &'a str) -> Result<Call<'a>, RegistryError> {
         let mut url = self.realm.clone();
         let mut headers = HeaderMap::new();
         let mut form = None;
@@ -268,7 +308,7 @@ impl Wish {
                 url.query_pairs_mut().extend_pairs(service.map(|service| ("service", service)));
                 url.query_pairs_mut().append_pair("scope", &self.scope);
                 if let Some(Credential::Password { user, password }) = other {
-                    let value = password.basic(&user);
+                    let value = password.basic(user);
                     let value = value.ok_or_else(|| self.refused("its login holds characters that cannot be sent"))?;
                     headers.insert(AUTHORIZATION, value);
                 }
@@ -292,9 +332,9 @@ fn form_of<'a>(fields: impl Iterator<Item = (&'a str, &'a str)>) -> String {
 // === impl Authorization ===
 
 impl Authorization {
-    /// One that the registry will refuse when its time has come.
-    fn lasting(header: HeaderValue) -> Arc<Self> {
-        Arc::new(Self { header, is_somebody: true, expires: None })
+    /// Whether it stands for somebody.
+    pub(super) fn is_somebody(&self) -> bool {
+        self.credential.is_some()
     }
 
     fn is_alive(&self) -> bool {

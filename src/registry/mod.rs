@@ -7,19 +7,23 @@
 mod archive;
 mod challenge;
 mod client;
+mod clients;
 mod config;
 mod counters;
 mod credential_helper;
 mod credentials;
+mod duration;
 mod error;
 mod failure;
 mod hosts;
+mod kubelet;
 mod layout;
 mod learned;
 mod login;
 mod manifest;
 mod mirrors;
 mod platform;
+mod program;
 mod ranges;
 mod reference;
 mod resolve;
@@ -37,8 +41,8 @@ use futures::future::BoxFuture;
 use crate::blob::{Blob, BlobError, Blobs, Layered, Origin};
 use crate::digest::{Digest, LayerDigest};
 use crate::registry::client::{Ask, Client};
+use crate::registry::clients::Clients;
 use crate::registry::layout::Layout;
-use crate::registry::learned::Learned;
 use crate::registry::ranges::LayerBlob;
 use crate::registry::resolve::{Search, Source, aside, local_origin};
 use crate::registry::transport::Weight;
@@ -58,8 +62,7 @@ pub struct Registry {
 }
 
 struct Shared {
-    /// Of the configuration in force.
-    client: Mutex<Arc<Client>>,
+    clients: Clients,
     /// Archives whose headers have been read.
     archives: Mutex<HashMap<PathBuf, Arc<Layout>>>,
 }
@@ -102,30 +105,27 @@ impl Registry {
     /// # Errors
     /// Fails where the configuration names a certificate file or a host that is none.
     pub fn new(config: Config) -> Result<Self, RegistryError> {
-        let client = Client::new(&config, Arc::default(), Learned::default())?;
-        Ok(Self { shared: Arc::new(Shared { client: Mutex::new(Arc::new(client)), archives: Mutex::default() }) })
+        let clients = Clients::new(config)?;
+        Ok(Self { shared: Arc::new(Shared { clients, archives: Mutex::default() }) })
+    }
+
+    /// Goes on with another configuration. What is under way is finished as it began; each later request, also for blobs
+    /// that are open, is made in the new manner. Logins that were learned stay, tokens and connections are had anew.
+    ///
+    /// # Errors
+    /// Fails as [`Registry::new`] does, and then everything stays as it was.
+    pub fn reload(&self, config: &Config) -> Result<(), RegistryError> {
+        self.shared.clients.reload(config)
     }
 
     /// What registries were asked so far.
-    pub fn counters(&self) -> Arc<Counters> {
-        self.shared.client().counters().clone()
-    }
-
-    /// From now on asks with another configuration. What was asked before is answered as it was asked; what was counted and
-    /// the credentials that were learned stay.
-    ///
-    /// # Errors
-    /// As [`Registry::new`]; then the old one stays in force.
-    pub fn reload(&self, config: &Config) -> Result<(), RegistryError> {
-        let old = self.shared.client();
-        let new = Client::new(config, old.counters().clone(), old.logins().learned())?;
-        *self.shared.client.lock() = Arc::new(new);
-        Ok(())
+    pub fn counters(&self) -> &Arc<Counters> {
+        self.shared.clients.counters()
     }
 
     /// Remembers a login for a repository, in memory alone: it is taken before those of files. Whether it can be used.
     pub fn learn(&self, repository: &Repository, login: Login) -> bool {
-        self.shared.client().logins().learn(repository, login)
+        self.shared.clients.now().logins().learn(repository, login)
     }
 
     /// Manifest, config and layers of `image` for `platform`.
@@ -171,13 +171,9 @@ impl Remote {
 // === impl Shared ===
 
 impl Shared {
-    fn client(&self) -> Arc<Client> {
-        self.client.lock().clone()
-    }
-
     async fn resolve(&self, reference: &Reference, want: &Want) -> Result<Resolved, RegistryError> {
         let (source, origin) = match reference {
-            Reference::Remote(remote) => (Source::Remote(self.client(), remote.clone()), remote.origin()),
+            Reference::Remote(remote) => (Source::Remote(self.clients.now(), remote.clone()), remote.origin()),
             Reference::Layout(local) => {
                 let path = absolute(&local.path)?;
                 let origin = local_origin(LAYOUT, &path)?;
@@ -197,7 +193,7 @@ impl Shared {
         let text = &origin.0;
         if let Some(repository) = text.strip_prefix(REMOTE) {
             let repository = repository.parse().map_err(|error| RegistryError::Origin(text.clone(), Some(error)))?;
-            return Ok(Arc::new(LayerBlob::new(self.client(), repository, layer, size)));
+            return Ok(Arc::new(LayerBlob::new(self.clients.clone(), repository, layer, size)));
         }
         let layout = if let Some(path) = text.strip_prefix(ARCHIVE) {
             self.archive(PathBuf::from(path)).await?

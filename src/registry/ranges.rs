@@ -13,7 +13,8 @@ use reqwest::{StatusCode, Url};
 
 use crate::blob::{Blob, BlobError};
 use crate::digest::LayerDigest;
-use crate::registry::client::{Answer, Ask, Client, Tries};
+use crate::registry::client::{Answer, Ask, Tries};
+use crate::registry::clients::Clients;
 use crate::registry::counters::add;
 use crate::registry::error::RegistryError;
 use crate::registry::reference::Repository;
@@ -26,7 +27,7 @@ pub(super) struct LayerBlob {
 }
 
 struct Place {
-    client: Arc<Client>,
+    clients: Clients,
     repository: Repository,
     digest: LayerDigest,
     size: u64,
@@ -65,10 +66,10 @@ const SKIP_BYTES_MAX: u64 = 1 << 30;
 // === impl LayerBlob ===
 
 impl LayerBlob {
-    pub(super) fn new(client: Arc<Client>, repository: Repository, digest: LayerDigest, size: u64) -> Self {
+    pub(super) fn new(clients: Clients, repository: Repository, digest: LayerDigest, size: u64) -> Self {
         Self {
             place: Arc::new(Place {
-                client,
+                clients,
                 repository,
                 digest,
                 size,
@@ -87,7 +88,7 @@ impl Blob for LayerBlob {
     fn was_wrong(&self) -> bool {
         let place = &self.place;
         *place.moved_to.lock() = None;
-        place.client.distrust(place.mirror.lock().take().as_deref(), &place.path())
+        place.clients.now().distrust(place.mirror.lock().take().as_deref(), &place.path())
     }
 
     fn range(&self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, BlobError>> {
@@ -126,13 +127,13 @@ impl Place {
         };
         let moved_to = self.moved_to.lock().clone();
         if let Some(url) = moved_to {
-            match self.client.get_moved(&ask, &url).await {
+            match self.clients.now().get_moved(&ask, &url).await {
                 Ok(answer) => return Ok(answer),
                 Err(error) => tracing::debug!(error = %error, "asking the registry again where the blob is"),
             }
             *self.moved_to.lock() = None;
         }
-        let answer = self.client.get(&ask).await.map_err(|error| self.range_refused(error))?;
+        let answer = self.clients.now().get(&ask).await.map_err(|error| self.range_refused(error))?;
         self.moved_to.lock().clone_from(&answer.moved_to);
         self.mirror.lock().clone_from(&answer.mirror);
         Ok(answer)
@@ -209,7 +210,7 @@ impl Stretch {
 
     /// What of a piece belongs to the stretch.
     fn take(&mut self, mut piece: Bytes) -> Result<Bytes, RegistryError> {
-        add(&self.place.client.counters().blob_bytes, piece.len() as u64);
+        add(&self.place.clients.now().counters().blob_bytes, piece.len() as u64);
         let Some(flow) = &mut self.flow else { return Ok(Bytes::new()) };
         let skipped = flow.skip.min(piece.len() as u64);
         flow.skip -= skipped;
@@ -248,8 +249,8 @@ impl Stretch {
             self.tries = None;
         }
         self.got_since = 0;
-        let client = &self.place.client;
-        let tries = self.tries.get_or_insert_with(|| Tries::new(client));
+        let client = self.place.clients.now();
+        let tries = self.tries.get_or_insert_with(|| Tries::new(&client));
         tries.after_break(error).await?;
         add(&client.counters().resumed, 1);
         Ok(())
@@ -257,7 +258,7 @@ impl Stretch {
 
     async fn open(&self) -> Result<Flow, RegistryError> {
         let Answer { reply, .. } = self.place.ask(self.at, self.end, self.weight).await?;
-        add(&self.place.client.counters().blob_requests, 1);
+        add(&self.place.clients.now().counters().blob_requests, 1);
         let is_whole = self.at == 0 && self.end == self.place.size;
         let length = reply.body.length();
         match reply.status {

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use reqwest::header::HeaderValue;
 
 /// Shows nothing of what it holds, however it is printed, and cannot be serialised.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct Secret(String);
 
 // === impl Secret ===

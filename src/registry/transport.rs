@@ -11,6 +11,7 @@ use reqwest::header::{self, HeaderMap, HeaderName};
 use reqwest::{Client, StatusCode, Url};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::registry::clients::Lasting;
 use crate::registry::config::Config;
 use crate::registry::counters::{Counters, Kind, add};
 use crate::registry::error::RegistryError;
@@ -97,12 +98,13 @@ const REFUSAL_TIME_MAX: Duration = Duration::from_secs(2);
 // === impl Transport ===
 
 impl Transport {
-    pub(super) fn new(config: &Config, counters: Arc<Counters>) -> Result<Self, RegistryError> {
+    pub(super) fn new(config: &Config, lasting: &Lasting) -> Result<Self, RegistryError> {
         let near = client(config, Authorities::trust_nobody()?, true, None)?;
         let authorities = Authorities::read(config)?;
         let (near_tls, far) = (OnceLock::new(), OnceLock::new());
-        let config = config.clone();
-        Ok(Self { near, near_tls, far, own: Mutex::default(), authorities, gates: Mutex::default(), config, counters })
+        let (own, gates) = (Mutex::default(), Mutex::default());
+        let (config, counters) = (config.clone(), lasting.counters.clone());
+        Ok(Self { near, near_tls, far, own, authorities, gates, config, counters })
     }
 
     pub(super) fn counters(&self) -> &Arc<Counters> {
@@ -126,6 +128,8 @@ impl Transport {
         let since = Instant::now();
         let after = self.config.response_timeout();
         let sent = tokio::time::timeout(self.config.connect_timeout() + after, request.send()).await;
+        let status = sent.as_ref().ok().and_then(|sent| sent.as_ref().ok()).map(reqwest::Response::status);
+        self.counters.answered(status.map(|status| status.as_u16()));
         let what = call.what.to_owned();
         let response = match sent {
             Ok(Ok(response)) => response,

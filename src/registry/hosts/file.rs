@@ -18,6 +18,7 @@ use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
 use toml::Spanned;
 
+use crate::registry::duration;
 use crate::sync::Arc;
 
 /// Places where one registry's images are had.
@@ -102,6 +103,7 @@ enum ClientText {
 
 /// A node has a handful of mirrors; each is one more to wait for when all are down.
 const MIRRORS_MAX: usize = 64;
+const DIAL_TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 
 // === impl HostFile ===
 
@@ -182,7 +184,7 @@ impl EntryText {
             ca: self.ca.iter().flat_map(Several::all).map(at).collect(),
             client,
             skip_verify: self.skip_verify.unwrap_or(false),
-            dial_timeout: self.dial_timeout.as_deref().map(duration).transpose()?,
+            dial_timeout: self.dial_timeout.as_deref().map(dial_timeout).transpose()?,
         };
         Ok(Manner { may_pull: may("pull"), may_resolve: may("resolve"), headers: self.headers()?, tls: Arc::new(tls) })
     }
@@ -214,29 +216,10 @@ impl Several {
     }
 }
 
-/// Go's form: `1.5s`, `200ms`, `1m30s`.
-fn duration(text: &str) -> Result<Duration, String> {
+fn dial_timeout(text: &str) -> Result<Duration, String> {
+    let is_useful = |value: &Duration| *value > Duration::ZERO && *value < DIAL_TIMEOUT_MAX;
     let wrong = || format!("dial_timeout {text:?} is no duration (as in \"200ms\" or \"5s\")");
-    let (mut rest, mut sum) = (text, 0.0);
-    while !rest.is_empty() {
-        let number = rest.find(|c: char| c != '.' && !c.is_ascii_digit()).ok_or_else(wrong)?;
-        let (value, after) = rest.split_at(number);
-        let unit = after.find(|c: char| c == '.' || c.is_ascii_digit()).unwrap_or(after.len());
-        let (unit, after) = after.split_at(unit);
-        let scale = match unit {
-            "h" => 3600.0,
-            "m" => 60.0,
-            "s" => 1.0,
-            "ms" => 1e-3,
-            "us" | "\u{b5}s" => 1e-6,
-            "ns" => 1e-9,
-            _ => return Err(wrong()),
-        };
-        sum += value.parse::<f64>().map_err(|_| wrong())? * scale;
-        rest = after;
-    }
-    let is_useful = sum > 0.0 && sum < 3600.0;
-    if is_useful { Duration::try_from_secs_f64(sum).map_err(|_| wrong()) } else { Err(wrong()) }
+    duration::parse(text).filter(is_useful).ok_or_else(wrong)
 }
 
 #[cfg(test)]

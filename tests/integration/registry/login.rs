@@ -9,6 +9,8 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use oncefs::registry::{Login, Repository};
+
 use super::*;
 use crate::support::scripted_registry::{Act, Running, registry};
 
@@ -232,4 +234,166 @@ async fn no_secret_is_shown_whatever_goes_wrong() {
             assert!(!shown.contains(secret), "{shown}");
         }
     }
+}
+
+fn login(password: &str) -> Login {
+    Login { username: "someone".into(), password: password.into(), ..Login::default() }
+}
+
+fn repository(server: &Running) -> Repository {
+    format!("{}/app", server.address).parse().unwrap()
+}
+
+#[tokio::test]
+async fn of_several_that_were_learned_the_one_that_is_accepted_is_found_and_kept() {
+    let image = Sample::of_sizes(&[1000]);
+    for script in [registry().wants_basic(&basic()), registry().wants_token_for(&basic())] {
+        let server = script.with("app", "1", &image).run().await;
+        let client = client(config());
+        for password in [PASSWORD, "of-another-pod", "of-a-third"] {
+            assert!(client.learn(&repository(&server), login(password)));
+        }
+        resolve(&client, &server.image("app:1")).await.unwrap();
+        let before = server.seen("").len();
+        resolve(&client, &server.image("app:1")).await.unwrap();
+        assert_eq!(server.seen("").len() - before, 2, "manifest and config, at once with what was accepted");
+    }
+}
+
+#[tokio::test]
+async fn what_was_learned_comes_before_the_files_and_gives_way_to_them() {
+    let image = Sample::of_sizes(&[1000]);
+    let server = registry().with("app", "1", &image).wants_basic(&basic()).run().await;
+    let docker = Docker::password_for(&server, PASSWORD);
+    let client = docker.client();
+    assert!(client.learn(&repository(&server), login("old")));
+    resolve(&client, &server.image("app:1")).await.unwrap();
+    let sent = server.seen("manifests/").into_iter().map(|seen| seen.headers.get("authorization").cloned());
+    let old = format!("Basic {}", STANDARD.encode("someone:old"));
+    assert_eq!(sent.collect::<Vec<_>>(), [None, Some(old), Some(basic())]);
+}
+
+#[tokio::test]
+async fn a_login_that_is_forbidden_all_at_once_is_made_anew_once() {
+    let image = Sample::of_sizes(&[1000]);
+    for script in [registry().wants_basic(&basic()), registry().wants_token_for(&basic())] {
+        let server = script.with("app", "1", &image).run().await;
+        let docker = Docker::password_for(&server, PASSWORD);
+        let client = docker.client();
+        resolve(&client, &server.image("app:1")).await.unwrap();
+        server.add_rule(1, "manifests/", Act::Status(403, vec![]));
+        resolve(&client, &server.image("app:1")).await.unwrap();
+        server.add_rule(usize::MAX, "manifests/", Act::Status(403, vec![]));
+        let before = server.seen("manifests/").len();
+        let said = refused(&client, &server.image("app:1")).await;
+        assert!(said.contains("was not accepted"), "{said}");
+        assert!(server.seen("manifests/").len() - before <= 5, "it is not asked for ever");
+    }
+}
+
+/// Kubelet's file and a provider's program beside it, which gives the first line of `passwords` and notes each call.
+fn provider(server: &Running, dir: &TempDir, cache: &str) -> Config {
+    let program = dir.path().join("cloud");
+    let response = format!(
+        r#"{{"kind":"CredentialProviderResponse","apiVersion":"credentialprovider.kubelet.k8s.io/v1","cacheKeyType":"Registry","cacheDuration":"{cache}","auth":{{"{}":{{"username":"someone","password":"%s"}}}}}}"#,
+        server.address
+    );
+    let here = dir.path().display();
+    let script = format!(
+        "#!/bin/sh\ncat >> {here}/calls; echo >> {here}/calls\nprintf '{response}' \"$(cat {here}/password)\"\n"
+    );
+    fs::write(&program, script).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let file = dir.path().join("providers.yaml");
+    let text = format!(
+        "apiVersion: kubelet.config.k8s.io/v1\nkind: CredentialProviderConfig\nproviders:\n- name: cloud\n  \
+         matchImages: [\"{}\"]\n  defaultCacheDuration: 1h\n  apiVersion: credentialprovider.kubelet.k8s.io/v1\n",
+        server.address
+    );
+    fs::write(&file, text).unwrap();
+    Config {
+        kubelet_credential_providers: Some(file),
+        kubelet_credential_provider_bin_dir: Some(dir.path().to_owned()),
+        ..config()
+    }
+}
+
+#[tokio::test]
+async fn a_provider_of_kubelets_is_asked_once_and_anew_when_what_it_gave_is_refused() {
+    let image = Sample::of_sizes(&[1000]);
+    for is_token in [true, false] {
+        let script = if is_token { registry().wants_token_for(&basic()) } else { registry().wants_basic(&basic()) };
+        let server = script.with("app", "1", &image).with("other", "1", &image).run().await;
+        let dir = tempfile::tempdir().unwrap();
+        let client = client(provider(&server, &dir, "12h"));
+        let calls = || fs::read_to_string(dir.path().join("calls")).unwrap_or_default();
+        fs::write(dir.path().join("password"), "of-yesterday").unwrap();
+        let said = refused(&client, &server.image("app:1")).await;
+        assert!(said.contains("was not accepted"), "{said}");
+        fs::write(dir.path().join("password"), PASSWORD).unwrap();
+        resolve(&client, &server.image("app:1")).await.unwrap();
+        let before = calls().lines().count();
+        resolve(&client, &server.image("other:1")).await.unwrap();
+        assert_eq!(calls().lines().count(), before, "what it said is kept for the whole registry");
+        let asked: Value = serde_json::from_str(calls().lines().next().unwrap()).unwrap();
+        assert_eq!(asked["image"], repository(&server).to_string());
+    }
+}
+
+#[tokio::test]
+async fn half_of_kubelets_configuration_is_refused() {
+    let half = Config { kubelet_credential_providers: Some("/etc/providers.yaml".into()), ..config() };
+    let said = Registry::new(half).err().unwrap().to_string();
+    assert!(said.contains("kubelet_credential_provider_bin_dir"), "{said}");
+}
+
+/// What is logged, from `trace` on.
+#[derive(Clone, Default)]
+struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn no_secret_is_logged_by_anything_that_handles_one() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber =
+        tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(move || writer.clone());
+    let _logging = tracing::subscriber::set_default(subscriber.finish());
+    let image = Sample::of_sizes(&[1000]);
+    for script in [registry().wants_basic(&basic()), registry().wants_token_for(&basic())] {
+        let server = script.with("app", "1", &image).once("blobs/", Act::Status(503, vec![])).run().await;
+        let dir = tempfile::tempdir().unwrap();
+        let client = client(provider(&server, &dir, "12h"));
+        fs::write(dir.path().join("password"), "of-yesterday-very-secret").unwrap();
+        client.learn(&repository(&server), login("learned-very-secret"));
+        refused(&client, &server.image("app:1")).await;
+        fs::write(dir.path().join("password"), PASSWORD).unwrap();
+        resolve(&client, &server.image("app:1")).await.unwrap();
+        server.revoke_tokens();
+        client.reload(&Config { retries: 1, ..provider_that_fails(&server, &dir) }).unwrap();
+        refused(&client, &server.image("app:1")).await;
+    }
+    let log = String::from_utf8_lossy(&log.0.lock().unwrap()).into_owned();
+    assert!(log.contains("asking again") && log.contains("no credentials from a provider"), "{log}");
+    let encoded = [PASSWORD, "of-yesterday-very-secret", "learned-very-secret"]
+        .map(|password| STANDARD.encode(format!("someone:{password}")));
+    for secret in [PASSWORD, "very-secret"].into_iter().chain(encoded.iter().map(String::as_str)) {
+        let line = log.lines().find(|line| line.contains(secret));
+        assert_eq!(line, None, "{secret}");
+    }
+}
+
+fn provider_that_fails(server: &Running, dir: &TempDir) -> Config {
+    let config = provider(server, dir, "0s");
+    fs::write(dir.path().join("cloud"), format!("#!/bin/sh\necho {PASSWORD}; echo {PASSWORD} >&2; exit 1\n")).unwrap();
+    config
 }

@@ -8,6 +8,7 @@ mod local;
 mod login;
 mod mirrors;
 mod real;
+mod reloading;
 mod tls;
 
 use std::sync::Arc;
