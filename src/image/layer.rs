@@ -3,11 +3,15 @@
 use super::chains::AtWork;
 use super::progress::LayerProgress;
 use super::{Image, ImageError, Images, LayerError};
-use crate::blob::{Blobs as _, Layered};
+use crate::blob::{Blob, BlobError, Blobs as _, Layered};
+use crate::errors::with_causes;
 use crate::flight::Ticket;
-use crate::index::scan::scan;
+use crate::index::scan::{ScanError, Verified, scan};
 use crate::store::{Layer, Measure, Receiving, StoreError};
 use crate::sync::Arc;
+
+/// Places that are asked for one layer; each may send all of it before it is seen to be wrong.
+const PLACES_MAX: usize = 4;
 
 impl Images {
     /// A claim on the layer. The scan, if one is needed, goes on as long as anybody holds a claim on it.
@@ -57,11 +61,8 @@ impl Images {
         let _place = self.shared.places.acquire().await.map_err(|_| LayerError::Stopping)?;
         progress.start();
         let blob = self.shared.registry.open(layer.digest, layer.size, image.origin.clone()).await?;
-        let (store, digest) = (self.shared.store.clone(), layer.digest);
-        let receiving: Receiving = off_thread(move || store.receive(&digest)).await??;
         let started = std::time::Instant::now();
-        let limits = self.shared.limits.lock().clone();
-        let verified = scan(layer, blob.as_ref(), receiving.parts(), &limits, progress.counters()).await?;
+        let (receiving, verified) = self.receive(layer, blob.as_ref(), progress).await?;
         let origin = image.origin.clone();
         let images = self.clone();
         // It goes on when nobody waits for it any more, and then the layer is looked at again: somebody must want it.
@@ -77,6 +78,39 @@ impl Images {
             seconds = started.elapsed().as_secs_f64(), "layer scanned"
         );
         Ok(finished)
+    }
+
+    /// Scans the blob; again from the next place, if there is one, where a mirror's bytes were not the layer's.
+    async fn receive(
+        &self,
+        layer: &Layered,
+        blob: &dyn Blob,
+        progress: &LayerProgress,
+    ) -> Result<(Receiving, Verified), LayerError> {
+        let mut places = 1;
+        loop {
+            let (store, digest) = (self.shared.store.clone(), layer.digest);
+            let receiving: Receiving = off_thread(move || store.receive(&digest)).await??;
+            let limits = self.shared.limits.lock().clone();
+            match scan(layer, blob, receiving.parts(), &limits, progress.counters()).await {
+                Ok(verified) => return Ok((receiving, verified)),
+                Err(error) if places < PLACES_MAX && is_of_the_place(&error) && blob.was_wrong() => {
+                    tracing::warn!(layer = %layer.digest, error = with_causes(&error), "the layer is fetched from another place");
+                    places += 1;
+                    progress.start();
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// Whether it was the place the bytes came from that failed, and not the layer.
+fn is_of_the_place(error: &ScanError) -> bool {
+    match error {
+        ScanError::TooShort { .. } | ScanError::TooLong { .. } | ScanError::BlobDigest { .. } => true,
+        ScanError::Blob { source, .. } => matches!(source, BlobError::Size { .. }),
+        _ => false,
     }
 }
 

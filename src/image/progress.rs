@@ -99,7 +99,10 @@ impl Progresses {
 // === impl LayerProgress ===
 
 impl LayerProgress {
+    /// From the beginning, also when it has begun before.
     pub(super) fn start(&self) {
+        self.shared.counters.fetched.store(0, Ordering::Relaxed);
+        self.shared.counters.data.store(0, Ordering::Relaxed);
         *self.shared.stage.lock() = Stage::Scanning;
     }
 

@@ -40,7 +40,7 @@ use futures::future::BoxFuture;
 
 use crate::blob::{Blob, BlobError, Blobs, Layered, Origin};
 use crate::digest::{Digest, LayerDigest};
-use crate::registry::client::{Ask, Client};
+use crate::registry::client::Ask;
 use crate::registry::clients::Clients;
 use crate::registry::layout::Layout;
 use crate::registry::ranges::LayerBlob;
@@ -226,8 +226,7 @@ impl Shared {
             only_head: true,
             weight: Weight::Light,
         };
-        let client = self.client.lock().clone();
-        client.get(&ask).await.map(drop)
+        self.clients.now().get(&ask).await.map(drop)
     }
 
     /// The archive at `path`, whose headers are read again only if the file has changed.

@@ -349,7 +349,7 @@ async fn half_of_kubelets_configuration_is_refused() {
 
 /// What is logged, from `trace` on.
 #[derive(Clone, Default)]
-struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
+struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl std::io::Write for Log {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
