@@ -1,16 +1,23 @@
 # make demo     a real image from a real registry, mounted, compared, unmounted (root)
 # make test     everything that must pass (root, /dev/fuse)
 # make bench    the measurements of docs/benchmarks.md, side by side (root)
-# make install  the program, below PREFIX
+# make install  program, mount helper, manual, completions, units and the commented configuration, below DESTDIR and PREFIX
 SHELL = /bin/bash
 CARGO ?= cargo
 PREFIX ?= /usr/local
+# Not below PREFIX: mount(8) looks for its helpers here alone, systemd and oncefs for theirs here.
+SBINDIR ?= /sbin
+SYSCONFDIR ?= /etc
+UNITDIR ?= $(PREFIX)/lib/systemd/system
+MANDIR ?= $(PREFIX)/share/man
+# What is installed, built: target/debug for the tests.
+BUILT ?= target/release
 TOOLS = $(CURDIR)/target/tools
 export PATH := $(TOOLS)/bin:$(PATH)
 export FSCK_EROFS = $(TOOLS)/fsck.erofs
 export DUMP_EROFS = $(TOOLS)/dump.erofs
 
-.PHONY: all build packages demo test lint unit model deny docs fuzz bench install clean
+.PHONY: all build packages demo test lint unit model deny docs fuzz bench install install-built uninstall clean
 
 all: build
 
@@ -34,7 +41,7 @@ test: packages
 	tests/demo.sh
 
 lint:
-	$(CARGO) fmt --check
+	$(CARGO) fmt --all --check
 	$(CARGO) test --locked --test tidy
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 
@@ -63,8 +70,35 @@ bench: packages build
 	benches/run.py
 	benches/containerd.py
 
-install: build
-	install -D -m 755 target/release/oncefs $(DESTDIR)$(PREFIX)/bin/oncefs
+install: build install-built
+
+UNITS = $(wildcard systemd/*.service systemd/*.socket)
+EXAMPLES = $(wildcard systemd/*.mount systemd/*.automount)
+COMPLETIONS = bash-completion/completions/oncefs zsh/site-functions/_oncefs fish/vendor_completions.d/oncefs.fish
+
+install-built:
+	install -D -m 755 $(BUILT)/oncefs $(DESTDIR)$(PREFIX)/bin/oncefs
+	install -D -m 755 $(BUILT)/mount-oncefs $(DESTDIR)$(SBINDIR)/mount.oncefs
+	install -d $(DESTDIR)$(MANDIR)/man1 $(DESTDIR)$(MANDIR)/man5
+	$(BUILT)/oncefs man $(DESTDIR)$(MANDIR)/man1
+	mv $(DESTDIR)$(MANDIR)/man1/oncefs.toml.5 $(DESTDIR)$(MANDIR)/man5/oncefs.toml.5
+	install -D -m 644 docs/mount.oncefs.8 $(DESTDIR)$(MANDIR)/man8/mount.oncefs.8
+	install -d $(addprefix $(DESTDIR)$(PREFIX)/share/,$(dir $(COMPLETIONS)))
+	for file in $(COMPLETIONS); do $(BUILT)/oncefs completions $${file%%[-/]*} >$(DESTDIR)$(PREFIX)/share/$$file || exit; done
+	for unit in $(UNITS); do install -D -m 644 $$unit $(DESTDIR)$(UNITDIR)/$${unit##*/} || exit; \
+	    sed -i 's|/usr/local/bin/oncefs|$(PREFIX)/bin/oncefs|' $(DESTDIR)$(UNITDIR)/$${unit##*/} || exit; done
+	install -D -m 644 docs/config.toml $(DESTDIR)$(PREFIX)/share/doc/oncefs/config.toml
+	for unit in $(EXAMPLES); do install -D -m 644 $$unit $(DESTDIR)$(PREFIX)/share/doc/oncefs/$${unit##*/} || exit; done
+	# What somebody has configured stays.
+	[ -e $(DESTDIR)$(SYSCONFDIR)/oncefs/config.toml ] || install -D -m 644 docs/config.toml $(DESTDIR)$(SYSCONFDIR)/oncefs/config.toml
+
+# Leaves the configuration, and the store.
+uninstall:
+	rm -f $(DESTDIR)$(PREFIX)/bin/oncefs $(DESTDIR)$(SBINDIR)/mount.oncefs
+	rm -f $(DESTDIR)$(MANDIR)/man1/oncefs.1 $(DESTDIR)$(MANDIR)/man1/oncefs-*.1
+	rm -f $(DESTDIR)$(MANDIR)/man5/oncefs.toml.5 $(DESTDIR)$(MANDIR)/man8/mount.oncefs.8
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/share/,$(COMPLETIONS)) $(addprefix $(DESTDIR)$(UNITDIR)/,$(notdir $(UNITS)))
+	rm -rf $(DESTDIR)$(PREFIX)/share/doc/oncefs
 
 clean:
 	$(CARGO) clean

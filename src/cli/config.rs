@@ -1,14 +1,22 @@
 //! `oncefs config show|check`
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
-use super::{Setting, print_line};
+use super::{print_line, set_up};
+use crate::config::Flags;
 use crate::control::Failure;
+
+const EXAMPLES: &str = "\
+Examples:
+  oncefs config show
+  oncefs config check ./config.toml";
 
 /// Show the configuration as it is in force, or only check it
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct Show {
     #[command(subcommand)]
     what: What,
@@ -19,15 +27,24 @@ enum What {
     /// Print every key with the value in force: defaults, file, environment and flags taken together
     Show,
     /// Say whether the configuration can be used
-    Check,
+    Check {
+        /// The file to check [default: the one in force]
+        #[arg(value_name = "FILE")]
+        file: Option<PathBuf>,
+    },
 }
 
 impl Show {
-    /// It was loaded, and so is right, before any command runs.
-    pub(super) fn run(self, setting: &Setting) -> Result<ExitCode, Failure> {
+    pub(super) fn run(self, mut flags: Flags) -> Result<ExitCode, Failure> {
         match self.what {
-            What::Show => print_line(setting.config.to_toml().trim_end()),
-            What::Check => print_line("the configuration is right"),
+            What::Show => print_line(set_up(flags, false)?.config.to_toml().trim_end()),
+            What::Check { file } => {
+                let name = file.as_ref().map_or("the configuration".to_owned(), |file| file.display().to_string());
+                flags.config = file.or(flags.config);
+                // Loading is checking.
+                set_up(flags, false)?;
+                print_line(&format!("{name} is right"));
+            }
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -1,9 +1,11 @@
 //! The command line: parses, calls, prints. One file a command; nothing here knows how anything is done.
 
 mod check;
+mod completions;
 mod config;
 mod connection;
 mod inspect;
+mod man;
 mod mount;
 mod progress;
 mod pull;
@@ -14,7 +16,7 @@ mod umount;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::config::{Config, Environment, Flags, LogFormat};
 use crate::control::{Failure, FailureKind};
@@ -81,6 +83,9 @@ enum Command {
     Inspect(inspect::Inspect),
     Check(check::Check),
     Config(config::Show),
+    Completions(completions::Completions),
+    #[command(hide = true)]
+    Man(man::Man),
     Serve(serve::Serve),
 }
 
@@ -112,7 +117,14 @@ pub fn run() -> ExitCode {
     };
     let flags = Flags { root, run, config, log, log_format, address };
     let is_server = matches!(command, Command::Serve(_));
-    match set_up(flags, is_server).and_then(|setting| perform(command, &setting)) {
+    let done = match command {
+        // What needs no configuration is there when the configuration is wrong.
+        Command::Completions(command) => Ok(command.run(Line::command())),
+        Command::Man(command) => command.run(Line::command()),
+        Command::Config(command) => command.run(flags),
+        command => set_up(flags, is_server).and_then(|setting| perform(command, &setting)),
+    };
+    match done {
         Ok(code) => code,
         Err(failure) => {
             eprintln!("oncefs: {}", failure.message);
@@ -147,7 +159,7 @@ fn perform(command: Command, setting: &Setting) -> Result<ExitCode, Failure> {
             Command::Status(command) => command.run(setting).await,
             Command::Inspect(command) => command.run(setting).await,
             Command::Check(command) => command.run(setting).await,
-            Command::Config(command) => command.run(setting),
+            Command::Completions(_) | Command::Man(_) | Command::Config(_) => unreachable!("bug: it needs no runtime"),
             Command::Serve(command) => command.run(setting).await,
         }
     });
@@ -187,7 +199,6 @@ mod tests {
 
     #[test]
     fn the_command_line_is_well_formed() {
-        use clap::CommandFactory as _;
         Line::command().debug_assert();
     }
 }

@@ -91,3 +91,67 @@ fn what_differs_is_named_by_its_key() {
     new.metrics.listen = Some(([127, 0, 0, 1], 9099).into());
     assert_eq!(old.differences(&new), ["log", "metrics.listen", "scan.concurrent_layers"]);
 }
+
+// === the commented configuration ===
+
+const COMMENTED: &str = include_str!("../../docs/config.toml");
+
+/// Keys that have no default, and so an example.
+const WITHOUT_DEFAULT: [&str; 1] = ["metrics.listen"];
+
+/// Every key below a table as `section.key = value`.
+fn keys(table: &toml::Table, below: &str, into: &mut BTreeMap<String, String>) {
+    for (key, value) in table {
+        match value {
+            toml::Value::Table(inner) => keys(inner, &format!("{below}{key}."), into),
+            value => drop(into.insert(format!("{below}{key}"), value.to_string())),
+        }
+    }
+}
+
+fn keys_of(text: &str) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    keys(&text.parse().unwrap(), "", &mut found);
+    found
+}
+
+/// A key stands directly behind its `#`, what is said of it behind a space.
+fn uncommented() -> String {
+    let is_key = |line: &&str| line.starts_with(|c: char| c.is_ascii_lowercase());
+    COMMENTED.lines().map(|line| line.strip_prefix('#').filter(is_key).unwrap_or(line)).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn the_commented_configuration_changes_nothing() {
+    assert_eq!(toml::from_str::<Config>(COMMENTED).unwrap(), Config::default());
+    assert_eq!(keys_of(COMMENTED), BTreeMap::new());
+}
+
+#[test]
+fn the_commented_configuration_has_every_key_with_its_default() {
+    let (mut said, so) = (keys_of(&uncommented()), keys_of(&Config::default().to_toml()));
+    let mut complaints = Vec::new();
+    for key in WITHOUT_DEFAULT {
+        complaints.extend(said.remove(key).is_none().then(|| format!("is missing: {key}")));
+    }
+    for (key, value) in &so {
+        match said.get(key) {
+            None => complaints.push(format!("is missing: {key} = {value}")),
+            Some(other) if other != value => complaints.push(format!("says {key} = {other}, it is {value}")),
+            Some(_) => {}
+        }
+    }
+    complaints.extend(said.keys().filter(|key| !so.contains_key(*key)).map(|key| format!("there is no key {key}")));
+    assert!(complaints.is_empty(), "docs/config.toml:\n{}", complaints.join("\n"));
+    assert!(toml::from_str::<Config>(&uncommented()).is_ok());
+}
+
+#[test]
+fn the_commented_configuration_says_something_of_every_key() {
+    let lines: Vec<&str> = COMMENTED.lines().collect();
+    let is_key =
+        |line: &str| line.strip_prefix('#').is_some_and(|key| key.starts_with(|c: char| c.is_ascii_lowercase()));
+    for pair in lines.windows(2).filter(|pair| is_key(pair[1])) {
+        assert!(pair[0].starts_with("# "), "docs/config.toml says nothing of {}", pair[1]);
+    }
+}

@@ -13,6 +13,7 @@ mod registry;
 mod snapshotter;
 mod store;
 mod support;
+mod system;
 mod tar;
 mod tree;
 mod view;
