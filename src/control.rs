@@ -38,6 +38,10 @@ pub struct MountCall {
     pub platform: Option<String>,
     /// Absolute, and free of symlinks.
     pub at: PathBuf,
+    /// The same directory as the caller has it open, `/proc/<pid>/fd/<number>`. Who looks an automount's directory up while it is
+    /// being mounted waits for that, unless the automounter has started him.
+    #[serde(default)]
+    pub opened: Option<PathBuf>,
     pub owner: Owner,
     /// Answer only when all layers are here.
     pub wait: bool,

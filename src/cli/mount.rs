@@ -1,6 +1,9 @@
 //! `oncefs mount IMAGE DIR`
 
+use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -84,11 +87,13 @@ impl FromStr for Who {
 impl Mount {
     pub(super) async fn run(self, setting: &Setting) -> Result<ExitCode, Failure> {
         let at = self.at.canonicalize().map_err(|error| unusable(&self.at, &error))?;
+        let opened = open(&at).map_err(|error| unusable(&self.at, &error))?;
         let Restricted { nodev, nosuid, noexec } = self.restricted;
         let call = MountCall {
             image: absolute(&self.image.image),
             platform: self.image.platform,
             at,
+            opened: Some(format!("/proc/{}/fd/{}", std::process::id(), opened.as_raw_fd()).into()),
             owner: owner(self.owner),
             wait: self.wait,
             restrictions: Restrictions { nodev, nosuid, noexec },
@@ -100,6 +105,12 @@ impl Mount {
         setting.call(&Call::Mount(call), &mut shown).await?;
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Only to name it to the server; nothing is read.
+fn open(at: &Path) -> io::Result<File> {
+    let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY;
+    File::options().read(true).custom_flags(flags.bits().cast_signed()).open(at)
 }
 
 fn unusable(at: &Path, error: &io::Error) -> Failure {

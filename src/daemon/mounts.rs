@@ -126,14 +126,13 @@ impl Mounts {
 
     /// Mounts as soon as manifest and config are known; waits for the layers only if the call says so.
     pub(super) async fn mount(&self, call: &MountCall, news: &News) -> Result<PathBuf, Failure> {
-        let at = self.place(&call.at)?;
+        let at = self.place(call)?;
         let image = self.shared.node.resolve(&call.image, call.platform.as_deref(), Asker::User).await?;
         let images = self.shared.node.images();
         let _nobody_listens = news.send(Event::Resolved(report::of_image(images, &image)));
         let showing = {
-            let (mounts, image, at) = (self.clone(), image.clone(), at.clone());
-            let (owner, restrictions) = (call.owner, call.restrictions);
-            async move { mounts.show(&image, &at, owner, restrictions).await }
+            let (mounts, image, call) = (self.clone(), image.clone(), MountCall { at: at.clone(), ..call.clone() });
+            async move { mounts.show(&image, &call).await }
         };
         let shown = self.to_the_end(showing).await?;
         if call.wait {
@@ -203,7 +202,8 @@ impl Mounts {
         self.let_leave().await;
     }
 
-    fn place(&self, at: &Path) -> Result<PathBuf, Failure> {
+    fn place(&self, call: &MountCall) -> Result<PathBuf, Failure> {
+        let at = call.at.as_path();
         let usage = |message: String| Err(Failure::new(FailureKind::Usage, message));
         let is_ours = |at: &Path| self.shared.state.lock().mounted.contains_key(at);
         // Before anything looks at the place itself: one whose server has died gives errors only.
@@ -212,16 +212,25 @@ impl Mounts {
             let whose = "another server has mounted an image, or a server that has died";
             return usage(format!("at {0} {whose}; oncefs umount {0}", at.display()));
         }
-        if !at.is_absolute() || !at.is_dir() {
-            return usage(format!("{} is no directory; make it first: mkdir -p {0}", at.display()));
-        }
-        let at = match at.canonicalize() {
-            Ok(at) => at,
-            Err(error) => return usage(format!("{}: {error}", at.display())),
+        let at = match opened(call) {
+            Some(_) => at.to_owned(),
+            None if !at.is_absolute() || !at.is_dir() => {
+                return usage(format!("{} is no directory; make it first: mkdir -p {0}", at.display()));
+            }
+            None => match at.canonicalize() {
+                Ok(at) => at,
+                Err(error) => return usage(format!("{}: {error}", at.display())),
+            },
         };
         if is_ours(&at) {
             return usage(format!("an image is mounted at {0} already; oncefs umount {0}", at.display()));
         }
         Ok(at)
     }
+}
+
+/// The place as the caller has it open, if it is the one that is named. Reading the link looks nothing up.
+fn opened(call: &MountCall) -> Option<&Path> {
+    let opened = call.opened.as_deref().filter(|opened| opened.starts_with("/proc"))?;
+    std::fs::read_link(opened).is_ok_and(|at| at == call.at).then_some(opened)
 }

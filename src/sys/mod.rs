@@ -11,3 +11,4 @@ pub mod inflate;
 pub mod mmap;
 pub mod mount;
 pub mod process;
+mod tree;

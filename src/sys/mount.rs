@@ -10,8 +10,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::mount::{MountFlags, UnmountFlags, mount as mount2, mount_bind, mount_remount, unmount as umount2};
+use rustix::mount::{MountFlags, UnmountFlags, mount as mount2, unmount as umount2};
 use serde::{Deserialize, Serialize};
+
+use super::tree::Tree;
 
 /// One line of /proc/self/mountinfo (proc(5)), as far as it is used.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,12 +38,11 @@ pub struct Restrictions {
 // === impl Restrictions ===
 
 impl Restrictions {
-    fn flags(self) -> MountFlags {
+    fn attributes(self) -> u64 {
         let Self { nodev, nosuid, noexec } = self;
-        [(nodev, MountFlags::NODEV), (nosuid, MountFlags::NOSUID), (noexec, MountFlags::NOEXEC)]
-            .into_iter()
-            .filter(|(is_set, _)| *is_set)
-            .fold(MountFlags::empty(), |flags, (_, flag)| flags | flag)
+        let all =
+            [(nodev, libc::MOUNT_ATTR_NODEV), (nosuid, libc::MOUNT_ATTR_NOSUID), (noexec, libc::MOUNT_ATTR_NOEXEC)];
+        all.into_iter().filter(|(is_set, _)| *is_set).fold(0, |sum, (_, attribute)| sum | attribute)
     }
 }
 
@@ -49,10 +50,9 @@ impl Restrictions {
 
 /// Shows `from` at `to` as well, read-only. What is not restricted works as it does at `from`.
 pub fn bind_read_only(from: &Path, to: &Path, restrictions: Restrictions) -> io::Result<()> {
-    mount_bind(from, to)?;
-    // A bind mount ignores flags, they take a second call (mount(2), "Creating a bind mount").
-    let read_only = mount_remount(to, MountFlags::BIND | MountFlags::RDONLY | restrictions.flags(), "");
-    read_only.inspect_err(|_| drop(detach(to))).map_err(Into::into)
+    let tree = Tree::copy(from)?;
+    tree.set(libc::MOUNT_ATTR_RDONLY | restrictions.attributes(), 0)?;
+    tree.show_at(to)
 }
 
 /// Mounts an EROFS image that lies in a file (Linux 6.12), with its one extra device.

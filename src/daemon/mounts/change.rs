@@ -10,8 +10,8 @@ use tokio::sync::oneshot;
 
 use super::lazily::Lazily;
 use super::leaving::Leaving;
-use super::{Everything, KIND, Mounted, Mounts, State};
-use crate::control::{Failure, FailureKind, Owner};
+use super::{Everything, KIND, Mounted, Mounts, State, opened};
+use crate::control::{Failure, FailureKind, MountCall, Owner};
 use crate::daemon::failure;
 use crate::daemon::node::blocking;
 use crate::digest::ChainId;
@@ -20,6 +20,9 @@ use crate::image::Image;
 use crate::sys::mount as kernel;
 use crate::sys::mount::Restrictions;
 use crate::view::ViewSlot;
+
+/// What stands in the kernel's table where systemd or automount(8) mounts on demand.
+const AUTOMOUNT: &str = "autofs";
 
 /// An image that has been mounted. Unless kept, it is taken away again: its call did not end well, or its caller left.
 pub(super) struct Shown {
@@ -61,18 +64,13 @@ impl Mounts {
         async move { answered.await.unwrap_or_else(|gone| Err(without(gone))) }.boxed()
     }
 
-    pub(super) async fn show(
-        &self,
-        image: &Arc<Image>,
-        at: &Path,
-        owner: Owner,
-        restrictions: Restrictions,
-    ) -> Result<Shown, Failure> {
+    pub(super) async fn show(&self, image: &Arc<Image>, call: &MountCall) -> Result<Shown, Failure> {
+        let (at, owner, restrictions) = (call.at.as_path(), call.owner, call.restrictions);
         let _one_at_a_time = self.shared.changing.lock().await;
         if self.shared.state.lock().is_closed {
             return Err(Failure::new(FailureKind::Other, "oncefs is stopping"));
         }
-        self.place(at)?;
+        self.place(call)?;
         let (images, chain) = (self.shared.node.images().clone(), image.chain());
         let slot = self.slot(chain).await?;
         let held = images.hold(image);
@@ -80,9 +78,7 @@ impl Mounts {
         let lazily = Lazily::new(images, chain, image.reference.clone(), slot);
         self.shared.shelf.add(slot, &view_name(&chain), Arc::new(lazily));
         let shown = match owner {
-            Owner::Image if rustix::process::geteuid().is_root() => {
-                self.bind(&chain, at, restrictions).await.map(|()| None)
-            }
+            Owner::Image if rustix::process::geteuid().is_root() => self.bind(&chain, call).await.map(|()| None),
             Owner::Image => self.mount_one(slot, at, None, restrictions).await.map(Some),
             Owner::Of(uid, gid) => self.mount_one(slot, at, Some((uid, gid)), restrictions).await.map(Some),
         };
@@ -120,12 +116,13 @@ impl Mounts {
         Ok(slot)
     }
 
-    async fn bind(&self, chain: &ChainId, at: &Path, restrictions: Restrictions) -> Result<(), Failure> {
+    async fn bind(&self, chain: &ChainId, call: &MountCall) -> Result<(), Failure> {
         if self.shared.state.lock().everything.is_none() {
             let session = self.start_everything().await?;
             self.shared.state.lock().everything = Some(Everything { session, in_use: HashSet::new() });
         }
-        let (from, to) = (self.fs().join(view_name(chain)), at.to_owned());
+        let (at, restrictions) = (&call.at, call.restrictions);
+        let (from, to) = (self.fs().join(view_name(chain)), opened(call).unwrap_or(at).to_owned());
         let bound = blocking(move || kernel::bind_read_only(&from, &to, restrictions)).await?;
         let failed = |error| Failure::new(FailureKind::Other, format!("cannot mount at {}: {error}", at.display()));
         bound.map_err(failed)
@@ -166,6 +163,14 @@ impl Mounts {
         owner: Option<(u32, u32)>,
         restrictions: Restrictions,
     ) -> Result<Session, Failure> {
+        if kernel::mounted_at(at).is_ok_and(|mounted| mounted.is_some_and(|mounted| mounted.kind == AUTOMOUNT)) {
+            // FUSE mounts by name, and would wait for itself.
+            let message = format!(
+                "{} is an automount, which cannot show files as another's: leave uid= and gid= out",
+                at.display()
+            );
+            return Err(Failure::new(FailureKind::Usage, message));
+        }
         // Only root may let others look without asking /etc/fuse.conf.
         let allow_other = rustix::process::geteuid().is_root();
         self.start_session(at.to_owned(), Options { root: Root::One(slot), allow_other, owner, restrictions }).await

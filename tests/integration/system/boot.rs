@@ -78,7 +78,9 @@ impl Machine {
         let mut nspawn = Command::new("systemd-nspawn");
         // Not registered with a machine manager, and in no unit of its own: neither need run here.
         nspawn.args(["--quiet", "--register=no", "--keep-unit", "--console=pipe", "--boot", "--capability=all"]);
-        nspawn.args(["--bind=/dev/fuse", "--bind=/dev/autofs", "--bind"]).arg(format!("{}:/result", self.result.display()));
+        nspawn
+            .args(["--bind=/dev/fuse", "--bind=/dev/autofs", "--bind"])
+            .arg(format!("{}:/result", self.result.display()));
         nspawn.arg(format!("--machine=oncefs-boot-{}", std::process::id())).arg("--directory").arg(&self.root);
         Running::start(&mut nspawn).end_within(PATIENCE).well();
     }
