@@ -16,6 +16,7 @@ use super::{ImageArgs, Setting, print_line};
 use crate::control::{Call, Failure, FailureKind, MountCall, Owner};
 use crate::daemon::{self, Lifetime};
 use crate::sys::mount::Restrictions;
+use crate::sys::process;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -101,6 +102,8 @@ impl Mount {
         if self.foreground {
             return serve_here(call, setting).await;
         }
+        // The server has less than root may have, and sees the open files only of those who have no more.
+        let _could_only_be_less = process::give_up_capabilities();
         let mut shown = Shown::new();
         setting.call(&Call::Mount(call), &mut shown).await?;
         Ok(ExitCode::SUCCESS)

@@ -29,6 +29,9 @@ mod leaving;
 
 use leaving::Leaving;
 
+/// What stands in the kernel's table where systemd or automount(8) mounts on demand.
+const AUTOMOUNT: &str = "autofs";
+
 /// What a mount of ours is called in the kernel's table.
 pub const KIND: &str = "fuse.oncefs";
 
@@ -208,6 +211,9 @@ impl Mounts {
         let is_ours = |at: &Path| self.shared.state.lock().mounted.contains_key(at);
         // Before anything looks at the place itself: one whose server has died gives errors only.
         let kind = kernel::mounted_at(at).ok().flatten().map(|mounted| mounted.kind);
+        if kind.as_deref() == Some(AUTOMOUNT) && opened(call).is_none() {
+            return usage(format!("{} is an automount, and waits for this very mount", at.display()));
+        }
         if kind.is_some_and(|kind| kind == KIND) && !is_ours(at) {
             let whose = "another server has mounted an image, or a server that has died";
             return usage(format!("at {0} {whose}; oncefs umount {0}", at.display()));

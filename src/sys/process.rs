@@ -1,7 +1,9 @@
-//! What the kernel says of another thread: whether it is about to die.
+//! What the kernel says of another thread, whether it is about to die; and what this one may do.
 
 use std::fs;
 use std::io;
+
+use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
 /// Signals whose default is not to end the process: SIGCHLD, SIGCONT, SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU, SIGURG, SIGWINCH
 /// (signal(7), "Standard signals").
@@ -35,6 +37,12 @@ fn ends(status: &str) -> bool {
     let pending = set("SigPnd") | set("ShdPnd");
     let endured = HARMLESS | set("SigBlk") | set("SigIgn") | set("SigCgt");
     pending & KILL != 0 || pending & !endured != 0
+}
+
+/// Gives up all capabilities of the calling thread. Programs that it starts as root have them again.
+pub fn give_up_capabilities() -> io::Result<()> {
+    let none = CapabilitySet::empty();
+    Ok(set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?)
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use super::lazily::Lazily;
 use super::leaving::Leaving;
-use super::{Everything, KIND, Mounted, Mounts, State, opened};
+use super::{AUTOMOUNT, Everything, KIND, Mounted, Mounts, State, opened};
 use crate::control::{Failure, FailureKind, MountCall, Owner};
 use crate::daemon::failure;
 use crate::daemon::node::blocking;
@@ -20,9 +20,6 @@ use crate::image::Image;
 use crate::sys::mount as kernel;
 use crate::sys::mount::Restrictions;
 use crate::view::ViewSlot;
-
-/// What stands in the kernel's table where systemd or automount(8) mounts on demand.
-const AUTOMOUNT: &str = "autofs";
 
 /// An image that has been mounted. Unless kept, it is taken away again: its call did not end well, or its caller left.
 pub(super) struct Shown {
