@@ -66,7 +66,7 @@ struct Trees {
     /// See `snapshots`.
     snapshots: sled::Tree,
     db: sled::Db,
-    /// sled's log, for reserving space.
+    /// sled's log, for reserving space and for what sled's own flush leaves out.
     log: File,
 }
 
@@ -181,7 +181,12 @@ impl Db {
     fn change(&self, bytes: usize, act: impl FnOnce(&Trees) -> sled::Result<()>) -> Result<(), StoreError> {
         let mut trees = self.trees.lock();
         self.opened(&trees)?.reserve(bytes).map_err(StoreError::io("reserve space for", &self.layout.db()))?;
-        self.act(&mut trees, |trees| act(trees).and_then(|()| trees.db.flush()).map(drop))
+        self.act(&mut trees, |trees| {
+            act(trees)?;
+            trees.db.flush()?;
+            // sled leaves it at sync_file_range(2), which forgets the disk's own cache and where the file's blocks are.
+            trees.log.sync_data().map_err(sled::Error::Io)
+        })
     }
 
     fn with<R>(&self, act: impl FnOnce(&Trees) -> sled::Result<R>) -> Result<R, StoreError> {

@@ -1,3 +1,5 @@
+//! The configuration file, which providers are asked, and what their answers mean.
+
 use super::*;
 use std::os::unix::fs::PermissionsExt as _;
 

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use oncefs::registry::{Login, Repository};
+use oncefs::sync::Mutex;
 
 use super::*;
 use crate::support::scripted_registry::{Act, Running, registry};
@@ -353,7 +354,7 @@ struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl std::io::Write for Log {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
+        self.0.lock().write(bytes)
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
@@ -382,7 +383,7 @@ async fn no_secret_is_logged_by_anything_that_handles_one() {
         client.reload(&Config { retries: 1, ..provider_that_fails(&server, &dir) }).unwrap();
         refused(&client, &server.image("app:1")).await;
     }
-    let log = String::from_utf8_lossy(&log.0.lock().unwrap()).into_owned();
+    let log = String::from_utf8_lossy(&log.0.lock()).into_owned();
     assert!(log.contains("asking again") && log.contains("no credentials from a provider"), "{log}");
     let encoded = [PASSWORD, "of-yesterday-very-secret", "learned-very-secret"]
         .map(|password| STANDARD.encode(format!("someone:{password}")));
