@@ -117,6 +117,10 @@ fn open(at: &Path) -> io::Result<File> {
 }
 
 fn unusable(at: &Path, error: &io::Error) -> Failure {
+    if error.kind() == io::ErrorKind::NotADirectory {
+        let message = format!("{} is no directory; make one elsewhere, and mount there: mkdir -p DIR", at.display());
+        return Failure::new(FailureKind::Usage, message);
+    }
     let remedy = match error.kind() {
         io::ErrorKind::NotFound => format!("; make it first: mkdir -p {}", at.display()),
         io::ErrorKind::NotConnected | io::ErrorKind::ConnectionAborted => {

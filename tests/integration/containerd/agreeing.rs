@@ -33,7 +33,7 @@ fn pulls_removals_and_collections_at_once_leave_both_of_one_mind() {
     for (n, name) in names.iter().enumerate() {
         node.cri.pull(name).unwrap();
         let look = ["sh", "-c", "cat /opt/shared /opt/own | wc -c"];
-        let said = node.containerd.run(CRI_NAMESPACE, &["--rm"], name, &format!("look-{n}"), &look).end().well().out;
+        let said = node.containerd.say(CRI_NAMESPACE, &["--rm"], name, &format!("look-{n}"), &look);
         assert_eq!(said, "500000\n");
     }
     assert_agree(&node);

@@ -36,7 +36,7 @@ fn falls_back(part: &str, act: Act) {
     let asked = running.seen(part).iter().filter(|seen| seen.headers["user-agent"].starts_with("oncefs/")).count();
     assert!(asked > 0, "oncefs asked for {part}");
     let look = ["sh", "-c", "cat /etc/said; wc -c < /opt/noise"];
-    let said = node.containerd.run("k8s.io", &["--rm"], &name, "look", &look).end().well().out;
+    let said = node.containerd.say("k8s.io", &["--rm"], &name, "look", &look);
     assert_eq!(said, "said\n50000\n");
     for layer in &image.layers {
         assert!(node.content().contains(&layer.digest().hex()), "containerd fetched {} itself", layer.digest());

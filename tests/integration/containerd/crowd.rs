@@ -72,7 +72,7 @@ fn assert_fetched_once(snapshotter: Snapshotter, crowd: &[Image]) {
     until("the layers are here", || node.oncefs().layers().len() == layers.len());
     for (n, (name, image)) in names.iter().zip(crowd).enumerate() {
         let look = ["sh", "-c", "cat /opt/* | wc -c"];
-        let said = node.containerd.run(CRI_NAMESPACE, &["--rm"], name, &format!("look-{n}"), &look).end().well().out;
+        let said = node.containerd.say(CRI_NAMESPACE, &["--rm"], name, &format!("look-{n}"), &look);
         assert_eq!(said.trim().parse(), Ok(bytes_in_opt(image)), "{name}");
     }
     assert_sent_once(&images.stop().0, &layers, crowd.len());

@@ -74,6 +74,15 @@ impl Containerd {
         self.ctr(namespace, &arguments)
     }
 
+    /// [`Self::run`] to the container's end, and what it said. To a file, since `ctr` has been seen to end before it had read a short saying.
+    pub(crate) fn say(&self, namespace: &str, options: &[&str], image: &str, name: &str, words: &[&str]) -> String {
+        let said = self.dir.join(format!("said-{namespace}-{name}"));
+        let to = format!("file://{}", said.display());
+        let options = [&["--log-uri", &to], options].concat();
+        self.run(namespace, &options, image, name, words).end().well();
+        fs::read_to_string(said).unwrap_or_default()
+    }
+
     pub(crate) fn stop(&mut self) {
         let mut child = self.child.take().unwrap();
         let _killed = child.kill();

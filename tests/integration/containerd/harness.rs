@@ -189,7 +189,7 @@ impl Node {
 
     /// Runs a container of an image to its end, then removes it. Gives what it said.
     pub(crate) fn run(&self, image: &str, name: &str, words: &[&str]) -> String {
-        self.containerd.run("default", &["--rm"], image, name, words).end().well().out
+        self.containerd.say("default", &["--rm"], image, name, words)
     }
 
     /// The names of all snapshots that containerd knows in a namespace.

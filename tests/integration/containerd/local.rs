@@ -70,8 +70,8 @@ fn commits_and_runs(snapshotter: Snapshotter) {
     node.containerd.shell(&mount).well();
     let words = ["sh", "-c", "cat /etc/made /etc/below; ls /srv; echo on > /etc/made; cat /etc/made"];
     let options = ["--rm", "--env", "PATH=/bin", "--rootfs"];
-    let said = node.containerd.run("default", &options, root.to_str().unwrap(), "again", &words);
-    assert_eq!(said.end().well().out, "made\nfrom below\non\n");
+    let said = node.containerd.say("default", &options, root.to_str().unwrap(), "again", &words);
+    assert_eq!(said, "made\nfrom below\non\n");
     assert_eq!(mounts_below(&root).len(), 1);
     rustix::mount::unmount(&root, rustix::mount::UnmountFlags::empty()).unwrap();
     node.ctr(&["snapshots", "rm", "over-committed"]).well();

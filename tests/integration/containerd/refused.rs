@@ -16,7 +16,7 @@ fn a_layer_that_oncefs_refuses_is_unpacked_by_containerd_over_those_that_it_serv
     let node = Node::configured(Snapshotter::OncefsThroughProxy, PAUSE, "");
     node.cri.pull(&name).unwrap();
     let look = ["sh", "-c", "cat /opt/refused; wc -c < /opt/noise"];
-    let said = node.containerd.run(CRI_NAMESPACE, &["--rm"], &name, "look", &look).end().well().out;
+    let said = node.containerd.say(CRI_NAMESPACE, &["--rm"], &name, "look", &look);
     assert_eq!(said, "unpacked\n500000\n");
     let fetched = node.content();
     assert!(fetched.contains(&refused.digest().hex()), "{fetched:?}");

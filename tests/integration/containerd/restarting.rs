@@ -117,7 +117,7 @@ fn survives(event: impl FnOnce(&mut Node)) {
     assert_eq!(node.run(&remote, "anew", &["cat", "/etc/count"]), "image\n");
     node.cri.pull(&later).unwrap();
     let look = ["sh", "-c", "wc -c < /opt/noise"];
-    assert_eq!(node.containerd.run(CRI_NAMESPACE, &["--rm"], &later, "later", &look).end().well().out, "100000\n");
+    assert_eq!(node.containerd.say(CRI_NAMESPACE, &["--rm"], &later, "later", &look), "100000\n");
     for name in ["remote", "unpacked"] {
         kill(&node, name);
         node.ctr(&["containers", "rm", name]).well();

@@ -135,9 +135,9 @@ fn a_second_namespace_fetches_no_layer() {
     node.cri.pull(&name).unwrap();
     assert!(pull_unpacking(&node, "second", &name, &image, Labels::Image));
     let look = ["sh", "-c", "wc -c < /opt/noise"];
-    assert_eq!(node.containerd.run("second", &["--rm"], &name, "second", &look).end().well().out, "100000\n");
+    assert_eq!(node.containerd.say("second", &["--rm"], &name, "second", &look), "100000\n");
     until("the layers are here", || node.oncefs().layers().len() == image.layers.len());
     assert!(pull_unpacking(&node, "third", &name, &image, Labels::Chain), "by now its chain is enough");
-    assert_eq!(node.containerd.run("third", &["--rm"], &name, "third", &look).end().well().out, "100000\n");
+    assert_eq!(node.containerd.say("third", &["--rm"], &name, "third", &look), "100000\n");
     assert_sent_once(&images.stop().0, &image.layers, 1);
 }

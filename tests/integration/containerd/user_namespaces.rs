@@ -28,7 +28,7 @@ fn owns_its_files(snapshotter: Snapshotter) {
     }
     let looks = "id -u; stat -c %u /etc/below; echo more >> /etc/below; cat /etc/below; stat -c %u /etc/below; cat /proc/self/uid_map";
     let words = ["sh", "-c", looks];
-    let said = node.containerd.run("default", &MAPPED, &name, "mapped", &words).end().well().out;
+    let said = node.containerd.say("default", &MAPPED, &name, "mapped", &words);
     let lines: Vec<&str> = said.lines().collect();
     assert_eq!(lines[..5], ["0", "0", "from below", "more", "0"], "{said}");
     assert_eq!(lines[5].split_whitespace().collect::<Vec<_>>(), ["0", "200000", "65536"], "{said}");
