@@ -5,6 +5,7 @@ mod disk;
 pub(crate) mod image;
 mod interrupted;
 mod lazy;
+mod mirrored;
 pub(crate) mod mounting;
 pub(crate) mod node;
 mod pulling;

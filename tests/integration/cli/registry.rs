@@ -168,8 +168,9 @@ impl Shared {
     /// One request a connection: what is sent before a fault then needs no framing of its own.
     fn answer(&self, stream: TcpStream) -> io::Result<()> {
         let Some(request) = read_request(&stream)? else { return Ok(()) };
-        let key = request.path.rsplit('/').next().unwrap_or_default().to_owned();
-        if request.path == "/v2/" {
+        let path = request.path.split('?').next().unwrap_or_default();
+        let key = path.rsplit('/').next().unwrap_or_default().to_owned();
+        if path == "/v2/" {
             return head(&stream, 200, "", 0);
         }
         let (fault, found) = {
