@@ -14,6 +14,8 @@ use crate::registry::error::RegistryError;
 use crate::registry::reference::{DOCKER_HUB, Repository};
 use crate::sync::Arc;
 
+#[cfg(fuzzing)]
+pub(super) use file::HostFile;
 pub(super) use file::Tls;
 
 use file::{Manner, Place};

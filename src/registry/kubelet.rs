@@ -5,6 +5,8 @@
 
 mod pattern;
 mod providers;
+#[cfg(fuzzing)]
+pub(super) use providers::parse;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;

@@ -15,6 +15,8 @@ mod credentials;
 mod duration;
 mod error;
 mod failure;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod hosts;
 mod kubelet;
 mod layout;

@@ -72,7 +72,7 @@ After=oncefs.service
 What=$IMAGE
 Where=/srv/unit
 Type=oncefs
-Options=ro,wait,nodev
+Options=ro,wait,nodev,_netdev
 [Install]
 WantedBy=multi-user.target
 UNIT

@@ -23,7 +23,7 @@ use crate::sync::Arc;
 
 /// Places where one registry's images are had.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct HostFile {
+pub(in crate::registry) struct HostFile {
     /// Asked before the upstream, in this order.
     pub(super) mirrors: Vec<Place>,
     /// The upstream, if the file says where it is.
@@ -109,7 +109,7 @@ const DIAL_TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 
 impl HostFile {
     /// Reads the text of a file in `directory`, to which its paths are relative.
-    pub(super) fn parse(text: &str, directory: &Path) -> Result<Self, String> {
+    pub(in crate::registry) fn parse(text: &str, directory: &Path) -> Result<Self, String> {
         let FileText { server, host, capabilities, ca, client, skip_verify, header, override_path, dial_timeout } =
             toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
         if host.len() > MIRRORS_MAX {

@@ -12,7 +12,7 @@ use crate::registry::duration;
 
 /// One program, and which images it is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Provider {
+pub(in crate::registry) struct Provider {
     pub(super) name: String,
     pub(super) match_images: Vec<String>,
     pub(super) cache: Duration,
@@ -77,7 +77,7 @@ const PLUGIN_VERSIONS: [&str; 3] = [
 const PROVIDERS_MAX: usize = 64;
 
 /// The providers of a file, in its order. An error is a clause to stand after the file's name.
-pub(super) fn parse(text: &[u8]) -> Result<Vec<Provider>, String> {
+pub(in crate::registry) fn parse(text: &[u8]) -> Result<Vec<Provider>, String> {
     let file: FileText = serde_saphyr::from_slice(text).map_err(|error| match error.location() {
         Some(at) => format!("is no {KIND} (line {}, column {})", at.line(), at.column()),
         None => format!("is no {KIND}"),

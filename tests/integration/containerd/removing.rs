@@ -8,7 +8,7 @@ use crate::cli::node::until;
 fn until_freed(node: &Node) {
     until("the layers are gone from the disk", || node.oncefs().layers().is_empty());
     until("the snapshots are gone from the disk", || node.oncefs().snapshot_dirs().is_empty());
-    assert_eq!(crate::cli::node::names_in(&node.oncefs().root().join("staging")), Vec::<String>::new());
+    until("nothing is left of them", || crate::cli::node::names_in(&node.oncefs().root().join("staging")).is_empty());
 }
 
 fn until_here(node: &Node, image: &Image) {
