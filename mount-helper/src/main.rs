@@ -4,6 +4,7 @@
 //! mount(8)'s way.
 
 mod command_line;
+mod netdev;
 mod options;
 
 use std::ffi::OsString;
@@ -74,7 +75,15 @@ fn mount(line: &command_line::Mount) -> u8 {
         }
     };
     match status.code() {
-        Some(0) => SUCCESS,
+        Some(0) => {
+            if options.is_of_network
+                && let Err(error) = netdev::note(Path::new(&line.at))
+                && line.is_verbose
+            {
+                print_line(&format!("mount.oncefs: _netdev is not noted: {error}"));
+            }
+            SUCCESS
+        }
         // It has said itself what is wrong.
         Some(ONCEFS_USAGE) => INCORRECT_INVOCATION,
         Some(_) => MOUNT_FAILURE,

@@ -14,6 +14,8 @@ pub(crate) struct Options {
     global: Vec<(&'static str, OsString)>,
     /// Options of `oncefs mount` that are set: `--wait`, `--nodev`, ...
     set: Vec<&'static str>,
+    /// `_netdev`.
+    pub(crate) is_of_network: bool,
     /// For who wants to know more.
     pub(crate) notes: Vec<String>,
 }
@@ -76,7 +78,6 @@ const FOR_OTHERS: &[&str] = &[
     "sync",
     "user",
     "users",
-    "_netdev",
 ];
 
 /// The same, with a value or a name that goes on.
@@ -132,6 +133,7 @@ impl Options {
             "gid" => self.owner.gid = Some(number(name, value)?),
             "wait" if value.is_some() => return Err(Wrong::NeedlessValue(name.to_owned())),
             "wait" => self.set.push("--wait"),
+            "_netdev" => self.is_of_network = true,
             _ if FOR_OTHERS.contains(&text.as_str()) => self.imply(&text),
             _ if FOR_OTHERS_BEGIN.iter().any(|begin| text.starts_with(begin)) => {}
             _ => return Err(Wrong::Unknown(text)),

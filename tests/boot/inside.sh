@@ -53,7 +53,12 @@ mounts_are_the_services() {
 automount_mounts_when_looked_at() {
     mkdir -p '/srv/auto mount'
     echo "$LAYOUT /srv/auto\\040mount oncefs ro,nosuid,_netdev,nofail,x-systemd.automount,x-systemd.requires=oncefs.service 0 0" >>/etc/fstab
+    mkdir -p /srv/plain
+    echo "$IMAGE /srv/plain oncefs ro,_netdev,nofail,x-systemd.requires=oncefs.service 0 0" >>/etc/fstab
     systemctl daemon-reload
+    systemctl start srv-plain.mount
+    shows_page /srv/plain
+    systemctl stop srv-plain.mount
     systemctl start "$(systemd-escape --path --suffix=automount '/srv/auto mount')"
     is_gone '/srv/auto mount'
     shows_page '/srv/auto mount'
@@ -107,7 +112,7 @@ killed_it_comes_back() {
     local before
     mount_and_read /mnt/four
     before=$(pid)
-    systemctl kill --signal=KILL oncefs.service
+    systemctl kill --kill-whom=main --signal=KILL oncefs.service
     until_so is_another "$before"
     ! is_mounted /mnt/four || shows_page /mnt/four || oncefs umount /mnt/four
     is_mounted /mnt/four || mount_and_read /mnt/four
@@ -141,6 +146,7 @@ all_is_there_after_a_boot() {
     is_active oncefs.service
     shows_page /srv/unit
     shows_page '/srv/auto mount'
+    until_so shows_page /srv/plain # nobody waits for it at boot: nofail
 }
 
 case $BOOT in
