@@ -8,7 +8,6 @@ gets slower for all of them. Images come from tests/images; the registry is Debi
 """
 import json
 import os
-import random
 import re
 import shutil
 import socket
@@ -160,27 +159,11 @@ def bench_scan(work, registry):
         median(cpus), max(peaks) / MIB, 64 + 16 * min(4, len(paths))))
 
 
-def walk_stats(tree):
-    count = 0
-    start = time.monotonic()
-    for folder, folders, files in os.walk(tree):
-        for name in files + folders:
-            os.lstat(os.path.join(folder, name))
-            count += 1
-    return (time.monotonic() - start), count
-
-
-def random_reads(files, seconds_seed, count=20000):
-    chance = random.Random(seconds_seed)
-    opened = [(os.open(path, os.O_RDONLY), size) for path, size in files]
-    start = time.monotonic()
-    for _ in range(count):
-        fd, size = opened[chance.randrange(len(opened))]
-        os.pread(fd, 4096, chance.randrange(0, size - 4095))
-    spent = time.monotonic() - start
-    for fd, _ in opened:
-        os.close(fd)
-    return spent / count
+def calls(*arguments):
+    """Microseconds of one call, from benches/calls.rs: no interpreter's cost around it."""
+    out = subprocess.run(["cargo", "bench", "-q", "--bench", "calls", "--", *map(str, arguments)], cwd=TOP, check=True,
+                         capture_output=True, text=True)
+    return json.loads(out.stdout.strip().splitlines()[-1])
 
 
 def big_files(tree, least=1 << 20, most=200):
@@ -213,6 +196,7 @@ def bench_view(work, registry):
             run(*once(place, "umount", mount))
         run(*once(place, "mount", "--wait", registry.reference, mount))
 
+    subprocess.run(["cargo", "bench", "-q", "--no-run", "--bench", "calls"], cwd=TOP, check=True)
     devnull = open(os.devnull, "w")
     for turn in range(ROUNDS):
         for name, tree in trees.items():
@@ -224,19 +208,16 @@ def bench_view(work, registry):
             drop_caches()
             keep("tar c | cat, all caches dropped", name, run("sh", "-c", 'tar c -C "$0" . | cat >/dev/null', tree)[0])
             keep("tar c | cat, warm", name, run("sh", "-c", 'tar c -C "$0" . | cat >/dev/null', tree)[0])
-            seconds, count = walk_stats(tree)
-            keep("stat, warm (us each)", name, seconds / count * 1e6)
-            files = big_files(tree)
-            keep("random 4 KiB read, warm (us each)", name, random_reads(files, turn) * 1e6)
+            keep("stat, warm (us each)", name, calls("stat", tree)["stat"])
+            keep("random 4 KiB read, warm (us each)", name, calls("read", tree, turn)["read"])
             remount()
             drop_caches()
-            keep("random 4 KiB read, all caches dropped (us each)", name, random_reads(files, turn, 2000) * 1e6)
+            keep("random 4 KiB read, all caches dropped (us each)", name, calls("read", tree, turn, 2000)["read"])
         # FUSE cold, the store's files in memory: what a new mount of resident layers sees.
         remount()
         run("sh", "-c", 'cat "$0"/store/layers/sha256/*/* >/dev/null', place)
         remount()
-        seconds, count = walk_stats(mount)
-        keep("stat, cold in FUSE, tree in memory (us each)", "oncefs", seconds / count * 1e6)
+        keep("stat, cold in FUSE, tree in memory (us each)", "oncefs", calls("stat", mount, plain)["stat"])
         remount()
         files = big_files(mount, 8 << 20)
         total = sum(size for _, size in files)
