@@ -23,7 +23,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("mount", &[]),
     ("fuse", &["digest", "errors", "index", "metrics", "store", "sync", "sys", "view"]),
     ("image", &["blob", "digest", "errors", "flight", "index", "metrics", "registry", "store", "sync", "view"]),
-    ("snapshotter", &["digest", "errors", "metrics", "mount", "store", "sync"]),
+    ("snapshotter", &["digest", "errors", "metrics", "mount", "store", "sync", "sys"]),
     ("cri", &["errors", "flight", "metrics", "sync"]),
     ("control", &["digest", "sync", "sys"]),
     ("config", &["cri", "fuse", "image", "index", "registry", "snapshotter", "store"]),

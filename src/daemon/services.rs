@@ -31,8 +31,8 @@ pub(super) struct Cri {
 /// containerd's snapshots, as the database has them. Needs root's one mount, and no network.
 pub(super) async fn open_snapshots(mounts: &Mounts, config: &Config) -> Result<Snapshots, Failure> {
     let chains = Arc::new(ServedChains::new(mounts.clone(), &config.snapshotter));
-    let store = mounts.images().store().clone();
-    let opened = blocking(move || Snapshots::open(store, chains)).await?;
+    let (store, mapped) = (mounts.images().store().clone(), config.run.join("mapped"));
+    let opened = blocking(move || Snapshots::open(store, chains, mapped)).await?;
     opened.map_err(|error| failure::of_snapshots(&error))
 }
 

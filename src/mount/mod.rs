@@ -48,6 +48,12 @@ impl Kind {
 // === impl Mapping ===
 
 impl Mapping {
+    /// Users and groups in the kernel's form (user_namespaces(7)), if both are said.
+    pub fn maps(&self) -> Option<(String, String)> {
+        let lines = |text: &String| text.split(',').map(|range| range.replace(':', " ") + "\n").collect();
+        Some((self.users.as_ref().map(lines)?, self.groups.as_ref().map(lines)?))
+    }
+
     /// Not the kernel's: containerd takes them out, and has the mount idmapped.
     fn options(&self) -> impl Iterator<Item = String> {
         let users = self.users.iter().map(|users| format!("uidmap={users}"));

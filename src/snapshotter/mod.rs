@@ -10,6 +10,7 @@ mod directories;
 mod error;
 mod filter;
 mod labels;
+mod mapped;
 mod metrics;
 pub mod protocol;
 mod record;

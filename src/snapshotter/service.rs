@@ -78,7 +78,7 @@ impl Protocol for Service {
 
     async fn mounts(&self, request: Request<MountsRequest>) -> Result<Response<MountsResponse>, Status> {
         let answering = async {
-            let mounts = self.0.mounts(&request.into_inner().key)?;
+            let mounts = self.0.mounts(&request.into_inner().key).await?;
             Ok(Response::new(MountsResponse { mounts: told(mounts) }))
         };
         self.0.metrics().call(Method::Mounts, answering).await

@@ -18,9 +18,10 @@ use super::chains::Chains;
 use super::directories::Directories;
 use super::error::SnapshotError;
 use super::filter::Filters;
+use super::mapped::Mapped;
 use super::metrics::Metrics;
 use super::{labels, record};
-use crate::mount::{self, Mount};
+use crate::mount::{self, Mapping, Mount};
 use crate::store::Store;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -35,6 +36,7 @@ struct Shared {
     store: Store,
     chains: Arc<dyn Chains>,
     directories: Directories,
+    mapped: Mapped,
     /// Held for moments only, never over the disk.
     book: Mutex<Book>,
     /// Held by the one change that is under way.
@@ -67,8 +69,8 @@ pub struct Commit {
 // === impl Snapshots ===
 
 impl Snapshots {
-    /// Reads what the database has. Needs no network. Blocking.
-    pub fn open(store: Store, chains: Arc<dyn Chains>) -> Result<Self, SnapshotError> {
+    /// Reads what the database has. What is shown with other owners is shown below `mapped`. Needs no network. Blocking.
+    pub fn open(store: Store, chains: Arc<dyn Chains>, mapped: PathBuf) -> Result<Self, SnapshotError> {
         let directories = Directories::open(store.snapshots_path())?;
         let mut snapshots = Vec::new();
         for (id, bytes) in store.snapshots()? {
@@ -94,6 +96,7 @@ impl Snapshots {
             store,
             chains,
             directories,
+            mapped: Mapped::open(mapped),
             book: Mutex::new(book),
             changing: tokio::sync::Mutex::new(()),
             unclaimed: Mutex::new(unclaimed),
@@ -115,14 +118,14 @@ impl Snapshots {
     }
 
     /// The mounts of a snapshot that is there.
-    pub fn mounts(&self, key: &str) -> Result<Vec<Mount>, SnapshotError> {
+    pub async fn mounts(&self, key: &str) -> Result<Vec<Mount>, SnapshotError> {
         let (snapshot, parents) = {
             let book = self.shared.book.lock();
             let snapshot = book.get(key)?;
             let parents = book.parents(&snapshot)?;
             (snapshot, parents)
         };
-        self.plan(&snapshot, &parents)
+        self.plan(&snapshot, &parents).await
     }
 
     pub async fn commit(&self, commit: Commit) -> Result<(), SnapshotError> {
@@ -204,7 +207,7 @@ impl Snapshots {
             let parents = book.parents(&snapshot)?;
             (snapshot, parents)
         };
-        let mounts = self.plan(&snapshot, &parents)?;
+        let mounts = self.plan(&snapshot, &parents).await?;
         let below = parents.first().map(|parent| self.directory_of(parent)).transpose()?;
         let owner = labels::root(&snapshot.labels);
         let made = self.shared.directories.make(snapshot.id, kind == Kind::Active, below, owner).await;
@@ -213,7 +216,7 @@ impl Snapshots {
             Err(error) => Err(error),
         };
         if let Err(error) = written {
-            self.shared.directories.delete(snapshot.id);
+            self.delete(snapshot.id).await?;
             return Err(error);
         }
         self.shared.book.lock().add(Arc::new(snapshot))?;
@@ -274,9 +277,18 @@ impl Snapshots {
         match snapshot.remote() {
             Some(_) if self.shared.unclaimed.lock().remove(&id) => {}
             Some(chain) => self.shared.chains.release(&chain),
-            None => self.shared.directories.delete(id),
+            None => self.delete(id).await?,
         }
         Ok(())
+    }
+
+    async fn delete(&self, id: u64) -> Result<(), SnapshotError> {
+        let shared = self.shared.clone();
+        blocking(move || {
+            shared.mapped.hide(id);
+            shared.directories.delete(id);
+        })
+        .await
     }
 
     async fn update_alone(
@@ -303,21 +315,44 @@ impl Snapshots {
         Ok(snapshot)
     }
 
-    fn plan(&self, snapshot: &Snapshot, parents: &[Arc<Snapshot>]) -> Result<Vec<Mount>, SnapshotError> {
-        let mut lower = Vec::new();
+    async fn plan(&self, snapshot: &Snapshot, parents: &[Arc<Snapshot>]) -> Result<Vec<Mount>, SnapshotError> {
+        let (mut lower, mut is_over_a_view) = (Vec::new(), false);
         for parent in parents {
             lower.push(self.directory_of(parent)?);
-            if parent.remote().is_some() {
-                break; // its view has all that is below it
+            is_over_a_view = parent.remote().is_some();
+            if is_over_a_view {
+                break; // it has all that is below it
             }
         }
-        let mapping = labels::mapping(&snapshot.labels);
+        let mut mapping = labels::mapping(&snapshot.labels);
+        if snapshot.kind != Kind::Committed && is_over_a_view && mapping != Mapping::default() {
+            (lower, mapping) = self.mapped(snapshot.id, lower, mapping).await?;
+        }
         let directories = &self.shared.directories;
         match snapshot.kind {
             Kind::Active => Ok(mount::writable(&directories.upper(snapshot.id), &lower, &mapping)),
             Kind::View => Ok(mount::read_only(directories.upper(snapshot.id).fs, &lower, &mapping)),
             Kind::Committed => Err(SnapshotError::Committed(snapshot.name.to_string())),
         }
+    }
+
+    /// What is below with the owners of the mapping, and the mapping that is left to containerd: all of it where the kernel
+    /// has no idmapped FUSE mounts (before 6.12).
+    async fn mapped(
+        &self,
+        id: u64,
+        lower: Vec<PathBuf>,
+        mapping: Mapping,
+    ) -> Result<(Vec<PathBuf>, Mapping), SnapshotError> {
+        let shared = self.shared.clone();
+        blocking(move || match shared.mapped.show(id, &lower, &mapping) {
+            Ok(mapped) => (mapped, Mapping::default()),
+            Err(error) => {
+                tracing::warn!(snapshot = id, %error, "owners cannot be mapped here; that is left to containerd");
+                (lower, mapping)
+            }
+        })
+        .await
     }
 
     /// Where what a committed snapshot holds is seen.

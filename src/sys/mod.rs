@@ -12,3 +12,4 @@ pub mod mmap;
 pub mod mount;
 pub mod process;
 mod tree;
+pub mod user_namespace;

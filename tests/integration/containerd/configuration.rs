@@ -57,9 +57,11 @@ pub(crate) fn configuration(release: Release, dir: &Path, socket: &Path, told: &
          [plugins.\"io.containerd.internal.v1.opt\"]\npath = \"{at}/opt\"\n"
     );
     let cri = if release == Release::One { cri_of_one(dir, told) } else { cri_of_two(dir, told) };
+    // 1.6 does not know the key.
+    let capabilities = if release == Release::One { "" } else { "capabilities = [\"remap-ids\"]\n" };
     let proxy = told.oncefs.map_or(String::new(), |(socket, root)| {
         format!(
-            "[proxy_plugins.oncefs]\ntype = \"snapshot\"\naddress = {socket:?}\n\
+            "[proxy_plugins.oncefs]\ntype = \"snapshot\"\naddress = {socket:?}\n{capabilities}\
              [proxy_plugins.oncefs.exports]\nroot = {root:?}\nenable_remote_snapshot_annotations = \"true\"\n"
         )
     });

@@ -69,7 +69,8 @@ async fn a_lost_database_loses_nothing_that_containers_wrote() {
     for file in ["db/db", "db/conf"] {
         fs::write(root.join(file), vec![0x5a; 100_000]).unwrap();
     }
-    let opened = Snapshots::open(super::served::open_store(&root), std::sync::Arc::new(known)).unwrap();
+    let (store, mapped) = (super::served::open_store(&root), dir.path().join("run/mapped"));
+    let opened = Snapshots::open(store, std::sync::Arc::new(known), mapped).unwrap();
     assert_eq!(opened.count(), 0);
     assert_eq!(fs::read(root.join("snapshots.lost-0/1/fs/written")).unwrap(), b"precious");
 }

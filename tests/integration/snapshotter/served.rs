@@ -80,7 +80,7 @@ impl Served {
 
     async fn over(dir: TempDir, known: Known) -> Self {
         let store = open_store(&dir.path().join("root"));
-        let snapshots = Snapshots::open(store, Arc::new(known.clone())).unwrap();
+        let snapshots = Snapshots::open(store, Arc::new(known.clone()), dir.path().join("run/mapped")).unwrap();
         let socket = dir.path().join("snapshotter.sock");
         let _stale = std::fs::remove_file(&socket);
         let listener = UnixListener::bind(&socket).unwrap();
