@@ -97,7 +97,8 @@ fn what_differs_is_named_by_its_key() {
 const COMMENTED: &str = include_str!("../../docs/config.toml");
 
 /// Keys that have no default, and so an example.
-const WITHOUT_DEFAULT: [&str; 1] = ["metrics.listen"];
+const WITHOUT_DEFAULT: [&str; 3] =
+    ["metrics.listen", "registry.kubelet_credential_provider_bin_dir", "registry.kubelet_credential_providers"];
 
 /// Every key below a table as `section.key = value`.
 fn keys(table: &toml::Table, below: &str, into: &mut BTreeMap<String, String>) {
