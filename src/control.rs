@@ -168,6 +168,9 @@ pub struct LayerReport {
     pub resident_bytes: u64,
     /// Where the index came from.
     pub index: Option<String>,
+    /// Why an index that came with the layer was not used.
+    #[serde(default)]
+    pub declined: Option<String>,
     /// Why the last scan failed.
     pub error: Option<String>,
 }

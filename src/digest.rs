@@ -29,9 +29,14 @@ pub struct DiffId(pub Digest);
 #[serde(transparent)]
 pub struct ChainId(pub Digest);
 
-/// The BLAKE3 digest of one frame's decoded bytes; it never leaves the node's own index files.
+/// The digest of one frame's decoded bytes; it never leaves the node's own index files.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct FrameDigest(pub [u8; 32]);
+pub enum FrameDigest {
+    /// What a scan notes.
+    Blake3([u8; 32]),
+    /// What an index that somebody else made says.
+    Sha256([u8; 32]),
+}
 
 /// Why a text is no digest.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
@@ -63,7 +68,14 @@ pub struct Hasher(Sha256);
 /// A writer that hashes a frame's bytes on their way.
 pub struct FrameHashing<W> {
     inner: W,
-    hasher: blake3::Hasher,
+    hasher: FrameHasher,
+    want: FrameDigest,
+}
+
+/// Of the kind that is wanted.
+enum FrameHasher {
+    Blake3(Box<blake3::Hasher>),
+    Sha256(Sha256),
 }
 
 // === impl Digest ===
@@ -206,14 +218,32 @@ impl ChainId {
 }
 
 impl FrameDigest {
+    /// As a scan notes it.
     pub fn of(bytes: &[u8]) -> Self {
-        Self(*blake3::hash(bytes).as_bytes())
+        Self::Blake3(*blake3::hash(bytes).as_bytes())
+    }
+
+    /// Of `bytes`, to be compared with this one.
+    fn same_of(&self, bytes: &[u8]) -> Self {
+        match self {
+            Self::Blake3(_) => Self::of(bytes),
+            Self::Sha256(_) => Self::Sha256(Sha256::digest(bytes).into()),
+        }
+    }
+}
+
+impl From<Digest> for FrameDigest {
+    fn from(digest: Digest) -> Self {
+        Self::Sha256(digest.0)
     }
 }
 
 impl fmt::Display for FrameDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "blake3:{}", to_hex(&self.0))
+        match self {
+            Self::Blake3(bytes) => write!(f, "blake3:{}", to_hex(bytes)),
+            Self::Sha256(bytes) => write!(f, "sha256:{}", to_hex(bytes)),
+        }
     }
 }
 
@@ -253,26 +283,34 @@ pub fn check<T: AsRef<[u8]>>(bytes: T, want: &Digest) -> Result<Checked<T>, Mism
     if got == *want { Ok(Checked(bytes)) } else { Err(Mismatch { want: want.to_string(), got: got.to_string() }) }
 }
 
-/// Gives `bytes` back as checked if their BLAKE3 is `want`.
+/// Gives `bytes` back as checked if their digest is `want`.
 pub fn check_frame<T: AsRef<[u8]>>(bytes: T, want: &FrameDigest) -> Result<Checked<T>, Mismatch> {
-    let got = FrameDigest::of(bytes.as_ref());
+    let got = want.same_of(bytes.as_ref());
     if got == *want { Ok(Checked(bytes)) } else { Err(Mismatch { want: want.to_string(), got: got.to_string() }) }
 }
 
 // === impl FrameHashing ===
 
 impl<W: Write> FrameHashing<W> {
-    pub fn new(inner: W) -> Self {
-        Self { inner, hasher: blake3::Hasher::new() }
+    /// For bytes whose digest is to be `want`.
+    pub fn new(inner: W, want: &FrameDigest) -> Self {
+        let hasher = match want {
+            FrameDigest::Blake3(_) => FrameHasher::Blake3(Box::default()),
+            FrameDigest::Sha256(_) => FrameHasher::Sha256(Sha256::new()),
+        };
+        Self { inner, hasher, want: *want }
     }
 
-    /// What was written, as checked, if its digest is `want`.
-    pub fn finish(self, want: &FrameDigest) -> Result<Checked<W>, Mismatch> {
-        let got = FrameDigest(*self.hasher.finalize().as_bytes());
-        if got == *want {
+    /// What was written, as checked, if its digest is the one that was wanted.
+    pub fn finish(self) -> Result<Checked<W>, Mismatch> {
+        let got = match self.hasher {
+            FrameHasher::Blake3(hasher) => FrameDigest::Blake3(*hasher.finalize().as_bytes()),
+            FrameHasher::Sha256(hasher) => FrameDigest::Sha256(hasher.finalize().into()),
+        };
+        if got == self.want {
             Ok(Checked(self.inner))
         } else {
-            Err(Mismatch { want: want.to_string(), got: got.to_string() })
+            Err(Mismatch { want: self.want.to_string(), got: got.to_string() })
         }
     }
 }
@@ -280,7 +318,11 @@ impl<W: Write> FrameHashing<W> {
 impl<W: Write> Write for FrameHashing<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.inner.write(bytes)?;
-        self.hasher.update(bytes.get(..written).unwrap_or(bytes));
+        let taken = bytes.get(..written).unwrap_or(bytes);
+        match &mut self.hasher {
+            FrameHasher::Blake3(hasher) => drop(hasher.update(taken)),
+            FrameHasher::Sha256(hasher) => hasher.update(taken),
+        }
         Ok(written)
     }
 
@@ -334,10 +376,12 @@ mod tests {
         #[test]
         fn only_the_very_bytes_pass_the_check(bytes: Vec<u8>, other: Vec<u8>) {
             prop_assert_eq!(check(&other, &Digest::of(&bytes)).is_ok(), bytes == other);
-            prop_assert_eq!(check_frame(&other, &FrameDigest::of(&bytes)).is_ok(), bytes == other);
-            let mut hashing = FrameHashing::new(Vec::new());
-            hashing.write_all(&other).unwrap();
-            prop_assert_eq!(hashing.finish(&FrameDigest::of(&bytes)).is_ok(), bytes == other);
+            for want in [FrameDigest::of(&bytes), FrameDigest::from(Digest::of(&bytes))] {
+                prop_assert_eq!(check_frame(&other, &want).is_ok(), bytes == other);
+                let mut hashing = FrameHashing::new(Vec::new(), &want);
+                hashing.write_all(&other).unwrap();
+                prop_assert_eq!(hashing.finish().is_ok(), bytes == other);
+            }
         }
     }
 }

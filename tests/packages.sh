@@ -30,3 +30,4 @@ fi
 command -v cargo >/dev/null || { echo "packages.sh: no Rust toolchain (1.90 or newer): see https://rustup.rs" >&2; exit 1; }
 "$here/tests/erofs-utils.sh"
 "$here/tests/containerd-2.sh"
+"$here/tests/index-tools.sh"

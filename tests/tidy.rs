@@ -58,7 +58,7 @@ const HOME: &[(&str, &[&str])] = &[
     ("anyhow", &["cli/", "cli.rs", "daemon/", "daemon.rs", "main.rs"]),
     ("arc_swap", &["fuse/", "fuse.rs"]),
     ("axum", &["daemon/"]),
-    ("base64", &["index/tar/pax.rs", "registry/"]),
+    ("base64", &["index/sources/toc.rs", "index/tar/pax.rs", "registry/"]),
     ("blake3", &["digest.rs", "index/frames"]),
     ("clap", &["cli/", "cli.rs"]),
     ("clap_complete", &["cli/"]),

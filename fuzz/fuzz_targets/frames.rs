@@ -30,7 +30,7 @@ fn write_sound(file: &File, window: &[u8]) {
     let window = window[..window.len().min(32 << 10)].to_vec();
     let starts = [Start::Member, Start::Block { bits: 3, window }, Start::Plain, Start::Zstd];
     for (i, start) in (0u64..).zip(starts) {
-        let digest = FrameDigest([7; 32]);
+        let digest = FrameDigest::Blake3([7; 32]);
         writer.push(&Frame { source: i * 10..i * 10 + 11, data: i * 1000..i * 1000 + 1000, start, digest }).unwrap();
     }
     let heading = Heading {
@@ -39,6 +39,7 @@ fn write_sound(file: &File, window: &[u8]) {
         blob_bytes: 100,
         data_bytes: 4000,
         index_source: IndexSource::Scan(Codec::Gzip),
+        bound_by: None,
     };
     writer.finish(&heading).unwrap();
 }

@@ -73,7 +73,7 @@ fn unpack(codec: Codec, blob: &[u8]) {
 fn decode_one(start: Start, source: &[u8]) {
     for len in [0, 1, 1000, 100_000] {
         let frame =
-            Frame { source: 0..source.len() as u64, data: 0..len, start: start.clone(), digest: FrameDigest([0; 32]) };
+            Frame { source: 0..source.len() as u64, data: 0..len, start: start.clone(), digest: FrameDigest::Blake3([0; 32]) };
         let (mut source, mut out) = (source, Vec::new());
         if decode(&frame, &mut source, &mut out).is_ok() {
             assert_eq!(out.len() as u64, len);

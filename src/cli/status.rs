@@ -92,4 +92,7 @@ pub(super) fn print_layer(layer: &LayerReport) {
         State::Failed => format!("failed: {}", layer.error.as_deref().unwrap_or("unknown cause")),
     };
     print_line(&format!("  {}  {:>10}  {state}", short(layer), bytes(layer.size)));
+    if let Some(cause) = &layer.declined {
+        print_line(&format!("                            {cause}"));
+    }
 }

@@ -42,8 +42,8 @@ impl Node {
                 opened => break opened.map_err(|error| failure::of_store(&error))?,
             }
         };
-        let scan = config.scan.clone();
-        Ok(Self { images: blocking(move || Images::new(registry, store, scan)).await? })
+        let (scan, index) = (config.scan.clone(), config.index.clone());
+        Ok(Self { images: blocking(move || Images::new(registry, store, scan, &index)).await? })
     }
 
     pub(super) fn images(&self) -> &Images {

@@ -30,11 +30,11 @@ pub(super) fn of_stored(layer: &Layer) -> LayerReport {
         resident_bytes: layer.resident_bytes(),
         index: heading.index_source,
     };
-    of_status(LayerStatus { digest: layer.digest(), size: heading.blob_bytes, state })
+    of_status(LayerStatus { digest: layer.digest(), size: heading.blob_bytes, state, declined: None })
 }
 
 fn of_status(status: LayerStatus) -> LayerReport {
-    let LayerStatus { digest, size, state } = status;
+    let LayerStatus { digest, size, state, declined } = status;
     let mut report = LayerReport {
         digest,
         size,
@@ -43,6 +43,7 @@ fn of_status(status: LayerStatus) -> LayerReport {
         data_bytes: 0,
         resident_bytes: 0,
         index: None,
+        declined: declined.map(|cause| (*cause).to_owned()),
         error: None,
     };
     match state {

@@ -9,6 +9,7 @@ mod find;
 mod garbage;
 mod ledger;
 mod needs;
+mod unverified;
 
 pub use find::{ChainError, ChainSource, ChainWanted, Search};
 pub use needs::Held;

@@ -1,21 +1,108 @@
-//! From a layer's digest to a layer in the store: it is there, or it is scanned, once however many want it.
+//! From a layer's digest to a layer in the store: it is there, or an index is found that the manifest binds to it, or it is
+//! scanned; each once, however many want it.
 
 use super::chains::AtWork;
 use super::progress::LayerProgress;
-use super::{Image, ImageError, Images, LayerError};
+use super::{Image, ImageError, Images, LayerError, Trust};
 use crate::blob::{Blob, BlobError, Blobs as _, Layered};
 use crate::errors::with_causes;
 use crate::flight::Ticket;
 use crate::index::scan::{ScanError, Verified, scan};
+use crate::index::sources::{self, Binding};
 use crate::store::{Layer, Measure, Receiving, StoreError};
 use crate::sync::Arc;
 
 /// Places that are asked for one layer; each may send all of it before it is seen to be wrong.
 const PLACES_MAX: usize = 4;
 
+/// What of a layer is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// Any byte of it can be had, each checked against what the manifest or the layer's own digests cover.
+    Usable,
+    /// All of it has been here, and both its digests matched.
+    Verified,
+}
+
 impl Images {
-    /// A claim on the layer. The scan, if one is needed, goes on as long as anybody holds a claim on it.
-    pub fn layer(&self, image: &Arc<Image>, layer: &Layered) -> Ticket<Arc<Layer>, ImageError> {
+    /// A claim on the layer. The work, if there is some, goes on as long as anybody holds a claim on it.
+    pub fn layer(&self, image: &Arc<Image>, layer: &Layered, need: Need) -> Ticket<Arc<Layer>, ImageError> {
+        match self.binding(layer).filter(|_| need == Need::Usable) {
+            Some(binding) => self.shared.indexing.join((layer.digest, binding), || {
+                let (images, image, layer) = (self.clone(), image.clone(), layer.clone());
+                async move { images.find_or_scan(&image, &layer).await }
+            }),
+            None => self.verified(image, layer),
+        }
+    }
+
+    /// The index that is used for the layer, if it is not scanned.
+    pub(super) fn binding(&self, layer: &Layered) -> Option<Binding> {
+        if self.shared.trust == Trust::Bound { sources::binding(layer) } else { None }
+    }
+
+    async fn find_or_scan(&self, image: &Arc<Image>, layer: &Layered) -> Result<Arc<Layer>, ImageError> {
+        let found = self.find_index(image, layer).await;
+        match found.map_err(|source| ImageError::layer(image, layer, source))? {
+            Some(found) => Ok(found),
+            None => Ok(self.verified(image, layer).await?),
+        }
+    }
+
+    /// The layer with the index that is bound to it, or as it is in the store already. `None`: it must be scanned.
+    async fn find_index(&self, image: &Image, layer: &Layered) -> Result<Option<Arc<Layer>>, LayerError> {
+        let at_work = self.at_work(layer.digest).await;
+        if let Some(here) = self.shared.store.layer(&layer.digest)? {
+            return self.use_of(here, layer);
+        }
+        let blob = self.shared.registry.open(layer.digest, layer.size, image.origin.clone()).await?;
+        let started = std::time::Instant::now();
+        let (store, digest) = (self.shared.store.clone(), layer.digest);
+        let receiving: Receiving = off_thread(move || store.receive(&digest)).await??;
+        let limits = self.shared.limits.lock().clone();
+        let indexed = match sources::read(layer, blob.as_ref(), receiving.parts(), &limits).await {
+            Some(Ok(indexed)) => indexed,
+            Some(Err(declined)) => {
+                let cause = with_causes(&declined);
+                tracing::warn!(layer = %layer.digest, image = image.reference, cause, "the layer is scanned");
+                self.shared.declines.note(layer.digest, &cause);
+                return Ok(None);
+            }
+            None => return Ok(None),
+        };
+        let (origin, images) = (image.origin.clone(), self.clone());
+        let finish = move || {
+            let finished = receiving.finish_indexed(&indexed, origin)?;
+            images.note_measure(&finished.digest(), Measure::of(&finished));
+            drop(at_work);
+            Ok::<_, StoreError>(finished)
+        };
+        let finished = off_thread(finish).await??;
+        tracing::info!(
+            layer = %layer.digest, image = image.reference, bytes = layer.size, data_bytes = finished.data_bytes(),
+            index = %finished.frames().heading().index_source, seconds = started.elapsed().as_secs_f64(), "index of layer found"
+        );
+        self.use_of(finished, layer)
+    }
+
+    /// The layer of the store, if it can be used for what the image says. `None`: it must be scanned.
+    fn use_of(&self, here: Arc<Layer>, says: &Layered) -> Result<Option<Arc<Layer>>, LayerError> {
+        if !here.is_verified() && !self.is_bound(&here, says) {
+            return Ok(None);
+        }
+        check_content(&here, says)?;
+        self.note_measure(&here.digest(), Measure::of(&here));
+        Ok(Some(here))
+    }
+
+    /// Whether it is the image's own manifest that binds the layer's index.
+    pub(super) fn is_bound(&self, layer: &Layer, says: &Layered) -> bool {
+        let heading = layer.frames().heading();
+        let binding = heading.bound_by.map(|digest| Binding { source: heading.index_source, digest });
+        binding.is_some() && binding == self.binding(says) && heading.diff_id == says.diff_id
+    }
+
+    fn verified(&self, image: &Arc<Image>, layer: &Layered) -> Ticket<Arc<Layer>, ImageError> {
         self.shared.scanning.join(layer.digest, || {
             let (images, image, layer) = (self.clone(), image.clone(), layer.clone());
             async move {
@@ -44,9 +131,9 @@ impl Images {
         scanned
     }
 
-    /// The layer, if the store has it. Two images may name one blob and disagree on what is in it: one of them lies.
+    /// The layer, if the store has it verified. Two images may name one blob and disagree on what is in it: one of them lies.
     fn here(&self, layer: &Layered) -> Result<Option<Arc<Layer>>, LayerError> {
-        let here = self.shared.store.layer(&layer.digest)?;
+        let here = self.shared.store.layer(&layer.digest)?.filter(|here| here.is_verified());
         here.as_ref().map_or(Ok(()), |here| check_content(here, layer))?;
         Ok(here)
     }
@@ -114,7 +201,7 @@ fn is_of_the_place(error: &ScanError) -> bool {
     }
 }
 
-/// Whether the layer's verified content is what an image says.
+/// Whether the layer's content is what an image says.
 pub(super) fn check_content(layer: &Layer, says: &Layered) -> Result<(), LayerError> {
     if layer.diff_id() == says.diff_id {
         return Ok(());

@@ -4,6 +4,7 @@
 //! who want a layer, one view for all mounts of an image. Dropping what a call returned drops its claim on the work.
 
 mod chains;
+mod declines;
 mod layer;
 mod progress;
 mod refusals;
@@ -18,6 +19,7 @@ use crate::blob::{Layered, Origin};
 use crate::digest::{ChainId, Digest, LayerDigest};
 use crate::flight::{Failed, Flight};
 use crate::index::scan::Limits;
+use crate::index::sources::Binding;
 use crate::registry::{Registry, RegistryError};
 use crate::store::{Layer, Store, StoreError};
 use crate::sync::atomic::AtomicU64;
@@ -25,10 +27,12 @@ use crate::sync::{Arc, Mutex};
 use crate::view::{LayerSlot, Lower, View, ViewError, ViewSlot};
 
 pub use chains::{ChainError, ChainSource, ChainUsage, ChainWanted, ClaimedImage, Held, Search};
+pub use layer::Need;
 pub use progress::{LayerState, LayerStatus};
 pub use resolve::Asker;
 
 use chains::{Found, Ledger};
+use declines::Declines;
 use progress::Progresses;
 use refusals::Refusals;
 
@@ -40,6 +44,24 @@ pub struct Config {
     pub concurrent_layers: usize,
     /// What a layer may cost at most before it is refused.
     pub limits: Limits,
+}
+
+/// What a user may set about indexes that others have made.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct IndexConfig {
+    pub trust: Trust,
+}
+
+/// Which indexes are used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Trust {
+    /// None but this node's own: every layer is scanned.
+    None,
+    /// Those that a digest in the image's manifest covers.
+    #[default]
+    Bound,
 }
 
 /// Images of one node. Clones share everything.
@@ -116,12 +138,15 @@ struct Shared {
     limits: Mutex<Limits>,
     resolving: Flight<(String, String, Asker), Arc<Image>, ImageError>,
     finding: Flight<String, Arc<Found>, ImageError>,
+    trust: Trust,
+    indexing: Flight<(LayerDigest, Binding), Arc<Layer>, ImageError>,
     scanning: Flight<LayerDigest, Arc<Layer>, ImageError>,
     opening: Flight<ViewSlot, Opened, ImageError>,
     /// A place for each layer that is scanned now.
     places: Arc<Semaphore>,
     progresses: Mutex<Progresses>,
     refusals: Refusals,
+    declines: Declines,
     ledger: Mutex<Ledger>,
     /// Says that there may be something to delete.
     work: watch::Sender<()>,
@@ -142,7 +167,7 @@ impl Default for Config {
 
 impl Images {
     /// Takes the images that the store knows into memory: blocking for a moment.
-    pub fn new(registry: Registry, store: Store, config: Config) -> Self {
+    pub fn new(registry: Registry, store: Store, config: Config, index: &IndexConfig) -> Self {
         let places = Arc::new(Semaphore::new(config.concurrent_layers.max(1)));
         let shared = Shared {
             registry,
@@ -150,12 +175,15 @@ impl Images {
             limits: Mutex::new(config.limits),
             resolving: Flight::new(),
             finding: Flight::new(),
+            trust: index.trust,
+            indexing: Flight::new(),
             scanning: Flight::new(),
             opening: Flight::new(),
             places,
             progresses: Mutex::new(Progresses::default()),
             refusals: Refusals::default(),
-            ledger: Mutex::default(),
+            declines: Declines::default(),
+            ledger: Mutex::new(Ledger::new(index.trust)),
             work: watch::Sender::default(),
             freed: watch::Sender::default(),
             failed_scans: AtomicU64::new(0),
@@ -173,16 +201,21 @@ impl Images {
         &self.shared.registry
     }
 
-    /// All layers of the image, bottom first, scanned where they are not here. The first that fails ends it.
+    /// All layers of the image, bottom first, each verified: what has not been is scanned. The first that fails ends it.
     pub async fn layers(&self, image: &Arc<Image>) -> Result<Vec<Arc<Layer>>, ImageFailed> {
-        self.first_layers(image, image.layers.len()).await
+        self.first_layers(image, image.layers.len(), Need::Verified).await
     }
 
-    async fn first_layers(&self, image: &Arc<Image>, length: usize) -> Result<Vec<Arc<Layer>>, ImageFailed> {
+    async fn first_layers(
+        &self,
+        image: &Arc<Image>,
+        length: usize,
+        need: Need,
+    ) -> Result<Vec<Arc<Layer>>, ImageFailed> {
         // The largest first: it decides when all are done.
         let mut order: Vec<usize> = (0..length).collect();
         order.sort_by_key(|at| std::cmp::Reverse(image.layers.get(*at).map_or(0, |layer| layer.size)));
-        let started = order.into_iter().filter_map(|at| Some((at, self.layer(image, image.layers.get(at)?))));
+        let started = order.into_iter().filter_map(|at| Some((at, self.layer(image, image.layers.get(at)?, need))));
         let tickets = started.map(|(at, ticket)| async move { ticket.await.map(|layer| (at, layer)) });
         let mut layers = futures::future::try_join_all(tickets).await?;
         layers.sort_by_key(|(at, _)| *at);
@@ -203,11 +236,7 @@ impl Images {
     async fn open_any(&self, chain: &ChainId, slot: ViewSlot) -> Result<Opened, ImageError> {
         let mut first_error = None;
         for (image, length) in self.images_that_have(chain) {
-            let opened = match self.first_layers(&image, length).await {
-                Ok(layers) => open(&image, slot, layers),
-                Err(failed) => Err(failed.into()),
-            };
-            match opened {
+            match self.open_one(chain, slot, &image, length).await {
                 Ok(opened) => {
                     self.serve_with(chain, &image);
                     return Ok(opened);
@@ -218,10 +247,43 @@ impl Images {
         Err(first_error.unwrap_or(ImageError::UnknownChain(*chain)))
     }
 
+    /// With this image's layers. Where images with other blobs, or other indexes, claim to have the same chain, whose id says
+    /// what is in it, none of them is believed without a scan.
+    async fn open_one(
+        &self,
+        chain: &ChainId,
+        slot: ViewSlot,
+        image: &Arc<Image>,
+        length: usize,
+    ) -> Result<Opened, ImageError> {
+        if !self.is_disputed(chain) {
+            let layers = self.first_layers(image, length, Need::Usable).await?;
+            let opened = self.open(image, slot, layers)?;
+            if self.may_show(chain, image, length, &opened) {
+                return Ok(opened);
+            }
+        }
+        let layers = self.first_layers(image, length, Need::Verified).await?;
+        self.open(image, slot, layers)
+    }
+
+    fn open(&self, image: &Image, slot: ViewSlot, layers: Vec<Arc<Layer>>) -> Result<Opened, ImageError> {
+        // Who joined another image's work learns here whether the blob is what this image says.
+        for (layer, says) in layers.iter().zip(&image.layers) {
+            layer::check_content(layer, says).map_err(|source| ImageError::layer(image, says, source))?;
+        }
+        let lowers = layers.iter().map(|layer| Lower { slot: LayerSlot(layer.slot()), tree: layer.tree().clone() });
+        let view = View::open(slot, lowers.collect())
+            .map_err(|source| ImageError::View { image: image.reference.clone(), source: Box::new(source) })?;
+        let layers = layers.into_iter().map(|layer| (LayerSlot(layer.slot()), layer)).collect();
+        Ok(Opened { view: Arc::new(view), layers })
+    }
+
     /// What is known of each layer of the image, bottom first.
     pub fn states(&self, image: &Image) -> Vec<LayerStatus> {
         let progresses = self.shared.progresses.lock();
-        image.layers.iter().map(|layer| progresses.status(layer, &self.shared.store)).collect()
+        let declined = |layer: &Layered| self.shared.declines.of(&layer.digest);
+        image.layers.iter().map(|layer| progresses.status(layer, &self.shared.store, declined(layer))).collect()
     }
 
     /// From now on layers may cost so much.
@@ -238,18 +300,6 @@ impl Images {
     pub fn scan_counts(&self) -> (u64, u64) {
         self.shared.scanning.counts()
     }
-}
-
-fn open(image: &Image, slot: ViewSlot, layers: Vec<Arc<Layer>>) -> Result<Opened, ImageError> {
-    // Who joined another image's scan learns here whether the blob is what this image says.
-    for (layer, says) in layers.iter().zip(&image.layers) {
-        layer::check_content(layer, says).map_err(|source| ImageError::layer(image, says, source))?;
-    }
-    let lowers = layers.iter().map(|layer| Lower { slot: LayerSlot(layer.slot()), tree: layer.tree().clone() });
-    let view = View::open(slot, lowers.collect())
-        .map_err(|source| ImageError::View { image: image.reference.clone(), source: Box::new(source) })?;
-    let layers = layers.into_iter().map(|layer| (LayerSlot(layer.slot()), layer)).collect();
-    Ok(Opened { view: Arc::new(view), layers })
 }
 
 // === impl ImageError ===

@@ -19,6 +19,8 @@ pub struct LayerStatus {
     /// Bytes of the blob.
     pub size: u64,
     pub state: LayerState,
+    /// Why an index that came with the layer was not used.
+    pub declined: Option<Arc<str>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,7 +84,7 @@ impl Progresses {
         scanning.count() as u64
     }
 
-    pub(super) fn status(&self, layer: &Layered, store: &Store) -> LayerStatus {
+    pub(super) fn status(&self, layer: &Layered, store: &Store, declined: Option<Arc<str>>) -> LayerStatus {
         let state = match store.layer(&layer.digest) {
             Ok(Some(here)) => LayerState::Ready {
                 data_bytes: here.data_bytes(),
@@ -92,7 +94,7 @@ impl Progresses {
             Ok(None) => self.layers.get(&layer.digest).map_or(LayerState::Untouched, LayerProgress::state),
             Err(error) => LayerState::Failed(error.to_string()),
         };
-        LayerStatus { digest: layer.digest, size: layer.size, state }
+        LayerStatus { digest: layer.digest, size: layer.size, state, declined }
     }
 }
 

@@ -14,7 +14,7 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use crate::digest::{DiffId, FrameDigest, LayerDigest};
+use crate::digest::{DiffId, Digest, FrameDigest, LayerDigest};
 use crate::index::codec::{Codec, unpack_window};
 use crate::sys::mmap::Map;
 
@@ -33,6 +33,8 @@ pub enum Start {
     Plain,
     /// At a gzip member's header.
     Member,
+    /// At a gzip member's header, but the data begins only after so many bytes of what comes out.
+    Inside { skip: u64 },
     /// At a deflate block that begins with the upper `bits` (0..=7) of the source's first byte, or with `bits` 0 at
     /// the byte itself. Matches reach back into `window`, at most 32 KiB.
     Block { bits: u8, window: Vec<u8> },
@@ -45,7 +47,7 @@ pub enum Start {
 pub struct Frame {
     /// Where in the blob. Neighbours may share a byte.
     pub source: Range<u64>,
-    /// Where in the data file. Never empty; all frames together are the data file without gap or overlap.
+    /// Where in the data file. Never empty; frames follow one another, and what lies between them is zeros, or no file's.
     pub data: Range<u64>,
     pub start: Start,
     pub digest: FrameDigest,
@@ -59,6 +61,8 @@ pub struct Heading {
     pub blob_bytes: u64,
     pub data_bytes: u64,
     pub index_source: IndexSource,
+    /// The digest by which the manifest binds an index that was not made here; it says nothing of the blob as a whole.
+    pub bound_by: Option<Digest>,
 }
 
 /// Where the index came from.
@@ -67,6 +71,8 @@ pub struct Heading {
 pub enum IndexSource {
     /// The whole blob went by here once, and both digests matched.
     Scan(Codec),
+    /// The table of contents of an eStargz blob.
+    EStargz,
 }
 
 /// The frames of one layer, mapped.
@@ -93,10 +99,19 @@ pub enum FramesError {
 
 // === impl IndexSource ===
 
+impl IndexSource {
+    /// Whether blob and tar were compared with their digests. If not, only the single frames are, with what the index says.
+    pub fn verifies_layer(self) -> bool {
+        matches!(self, Self::Scan(_))
+    }
+}
+
 impl fmt::Display for IndexSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Scan(codec) => write!(f, "scan of {codec}"),
+            // As `verifies_layer` has it.
+            Self::EStargz => f.write_str("eStargz, bound by the manifest (blob not verified as a whole)"),
         }
     }
 }
@@ -131,6 +146,7 @@ impl Frames {
         let start = match record.start {
             RecordStart::Plain => Start::Plain,
             RecordStart::Member => Start::Member,
+            RecordStart::Inside { skip } => Start::Inside { skip },
             RecordStart::Zstd => Start::Zstd,
             RecordStart::Block { bits } => Start::Block { bits, window: self.window(&record)? },
         };
@@ -159,7 +175,9 @@ impl Frames {
         }
         // Frame `first` is the last that starts at or before the range, frame `last` the first that starts at its end.
         let first = self.partition(|start| start <= data.start).saturating_sub(1);
-        first..self.partition(|start| start < end)
+        let is_before = self.data_range(FrameId(first)).is_ok_and(|frame| frame.end <= data.start);
+        let last = self.partition(|start| start < end);
+        (first + u32::from(is_before)).min(last)..last
     }
 
     /// How many frames have a data offset that `before` holds for; it must hold for a first part of them.
@@ -193,17 +211,19 @@ impl Frames {
         unpack_window(packed).map_err(|_| FramesError::Damaged("a window does not unpack"))
     }
 
-    /// Everything that later calls rely on: frames are the data file in order, and sources lie in the blob.
+    /// Everything that later calls rely on: frames are in the data file in order, and sources lie in the blob.
     fn check_table(&self) -> Result<(), FramesError> {
         let (heading, mut data_end, mut source_start) = (self.heading(), 0, 0);
+        let is_of_scan = heading.index_source.verifies_layer();
         let windows = HEADER_BYTES as u64..self.header.table_at;
         for index in 0..self.header.frames {
             let record = self.record(FrameId(index))?;
-            if record.data.start != data_end || record.data.is_empty() {
+            let follows = record.data.start == data_end || (!is_of_scan && record.data.start > data_end);
+            if !follows || record.data.is_empty() {
                 return Err(FramesError::Damaged("the frames do not follow one another"));
             }
-            if record.source.start < source_start || record.source.is_empty() || record.source.end > heading.blob_bytes
-            {
+            let is_before = is_of_scan && record.source.start < source_start;
+            if is_before || record.source.is_empty() || record.source.end > heading.blob_bytes {
                 return Err(FramesError::Damaged("a frame's source lies outside the blob"));
             }
             let has_window = matches!(record.start, RecordStart::Block { .. });
@@ -212,7 +232,8 @@ impl Frames {
             }
             (data_end, source_start) = (record.data.end, record.source.start);
         }
-        if data_end == heading.data_bytes { Ok(()) } else { Err(FramesError::Damaged("the last frame ends elsewhere")) }
+        let ends_well = data_end == heading.data_bytes || (!is_of_scan && data_end < heading.data_bytes);
+        if ends_well { Ok(()) } else { Err(FramesError::Damaged("the last frame ends elsewhere")) }
     }
 }
 

@@ -6,5 +6,6 @@
 pub mod codec;
 pub mod frames;
 pub mod scan;
+pub mod sources;
 pub mod tar;
 pub mod tree;

@@ -112,7 +112,7 @@ impl Limits {
         TarLimits { data_bytes_max: self.data_bytes_max, ..TarLimits::default() }
     }
 
-    fn draft(&self) -> DraftLimits {
+    pub(in crate::index) fn draft(&self) -> DraftLimits {
         DraftLimits { inodes_max: self.inodes_max, kept_bytes_max: self.names_bytes_max }
     }
 }
@@ -120,7 +120,7 @@ impl Limits {
 // === impl Parts ===
 
 impl Parts {
-    fn try_clone(&self) -> io::Result<Self> {
+    pub(in crate::index) fn try_clone(&self) -> io::Result<Self> {
         Ok(Self { data: self.data.try_clone()?, tree: self.tree.try_clone()?, frames: self.frames.try_clone()? })
     }
 }

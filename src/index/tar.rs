@@ -9,6 +9,7 @@ mod entry;
 mod fault;
 mod header;
 mod pax;
+mod sole;
 mod sparse;
 
 use std::mem;
@@ -18,6 +19,7 @@ pub use crate::index::tar::fault::{Fault, TarError};
 pub use crate::index::tar::header::BadField;
 use crate::index::tar::header::{BLOCK, Block, SparseMap, sparse_extension, until_zero};
 pub use crate::index::tar::pax::PaxError;
+pub(in crate::index) use crate::index::tar::sole::sole_file;
 pub use crate::index::tar::sparse::SparseError;
 use crate::index::tar::sparse::{MapText, Pieces};
 use crate::index::tree::draft::{Attributes, Draft, Entry, What, shown};

@@ -28,6 +28,9 @@ use crate::sys::file;
 /// beside the transfer, small enough to hold a few of them in memory.
 const REQUEST_BYTES_MAX: u64 = 4 << 20;
 
+/// What may lie between them and comes along for nothing: as much as arrives in the time of another request.
+const GAP_BYTES_MAX: u64 = 64 << 10;
+
 /// Frames up to this size, packed and unpacked, pass through memory; larger ones through an unnamed file.
 const IN_MEMORY_BYTES_MAX: u64 = 8 << 20;
 
@@ -52,7 +55,7 @@ pub enum FillError {
     Blob { layer: LayerDigest, source: BlobError },
     #[error("cannot unpack frame {frame} of layer {layer}")]
     Decode { layer: LayerDigest, frame: u32, source: Arc<DecodeError> },
-    #[error("frame {frame} of layer {layer} is not what it was when it was scanned; its source sends other bytes now")]
+    #[error("frame {frame} of layer {layer} is not what its index says; its source sends other bytes")]
     Mismatch { layer: LayerDigest, frame: u32, source: Mismatch },
     #[error("the disk is full: frame {frame} of layer {layer} cannot be kept; free some space")]
     Full { layer: LayerDigest, frame: u32, source: Arc<io::Error> },
@@ -108,10 +111,11 @@ impl Request {
         Self { fetching: fetching.boxed().shared(), range: None, sender }
     }
 
-    /// Asks for the source of one frame more, the one after those it asks for already.
+    /// Asks for the source of one frame more, which begins no earlier than those it asks for already.
     fn extend(&mut self, source: Range<u64>) {
         let start = self.range.as_ref().map_or(source.start, |range| range.start);
-        self.range = Some(start..source.end);
+        let end = self.range.as_ref().map_or(source.end, |range| range.end.max(source.end));
+        self.range = Some(start..end);
     }
 
     fn send(self) {
@@ -138,9 +142,9 @@ impl Layer {
         for frame in (frames.start..frames.end.min(self.frames().len())).filter(|frame| !self.is_resident(*frame)) {
             let source = self.frames().source_range(FrameId(frame)).map_err(|error| self.index_error(error))?;
             match requests.last_mut() {
-                Some((frames, bytes)) if frames.end == frame && source.end - bytes.start <= REQUEST_BYTES_MAX => {
+                Some((frames, bytes)) if frames.end == frame && is_next(bytes, &source) => {
                     frames.end += 1;
-                    bytes.end = source.end;
+                    bytes.end = bytes.end.max(source.end);
                 }
                 _ => requests.push((frame..frame + 1, source)),
             }
@@ -249,10 +253,10 @@ impl Layer {
 
     fn unpack_large(&self, id: u32, frame: &Frame, source: &mut Pieces) -> Result<Checked<BufWriter<File>>, FillError> {
         let unnamed = file::unnamed(self.shared.layout.root()).map_err(|error| self.write_error(id, error))?;
-        let mut hashing = FrameHashing::new(BufWriter::with_capacity(PIECE_BYTES as usize, unnamed));
+        let mut hashing = FrameHashing::new(BufWriter::with_capacity(PIECE_BYTES as usize, unnamed), &frame.digest);
         codec::decode(frame, source, &mut hashing).map_err(|error| self.decode_error(id, error))?;
         hashing.flush().map_err(|error| self.write_error(id, error))?;
-        hashing.finish(&frame.digest).map_err(|error| self.mismatch(id, error))
+        hashing.finish().map_err(|error| self.mismatch(id, error))
     }
 
     /// Sees to it that residency is written down in a while.
@@ -309,6 +313,13 @@ async fn blocking<T: Send + 'static>(
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
         Err(_stopping) => Err(FillError::Stopping),
     }
+}
+
+/// Whether one request brings both. Only a scan makes sure that frames lie in the blob in the order of their data.
+fn is_next(bytes: &Range<u64>, source: &Range<u64>) -> bool {
+    source.start >= bytes.start
+        && source.start <= bytes.end.saturating_add(GAP_BYTES_MAX)
+        && source.end.max(bytes.end) - bytes.start <= REQUEST_BYTES_MAX
 }
 
 /// Whether a frame passes through a file instead of memory; it is not fetched together with others either.

@@ -40,7 +40,8 @@ pub struct Layer {
 /// What a layer is and takes, whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Measure {
-    pub diff_id: DiffId,
+    /// None if the tar was never compared with it.
+    pub diff_id: Option<DiffId>,
     pub data_bytes: u64,
     pub inodes: u64,
 }
@@ -60,7 +61,8 @@ pub enum ReadError {
 impl Measure {
     pub fn of(layer: &Layer) -> Self {
         let inodes = layer.tree().counts().inodes.into();
-        Self { diff_id: layer.diff_id(), data_bytes: layer.data_bytes(), inodes }
+        let diff_id = Some(layer.diff_id()).filter(|_| layer.is_verified());
+        Self { diff_id, data_bytes: layer.data_bytes(), inodes }
     }
 }
 
@@ -114,8 +116,15 @@ impl Layer {
         self.digest
     }
 
+    /// The digest of the tar; what the image said that made the layer known, unless [`Layer::is_verified`].
     pub fn diff_id(&self) -> DiffId {
         self.frames.heading().diff_id
+    }
+
+    /// Whether blob and tar were compared with their digests as a whole. If not, each frame is what an index says that a
+    /// manifest binds to the layer; it counts for that manifest alone.
+    pub fn is_verified(&self) -> bool {
+        self.frames.heading().index_source.verifies_layer()
     }
 
     /// The layer's number in node ids: no other layer of this root had it, or will.
@@ -175,7 +184,7 @@ impl Layer {
         let range = self.frames.data_range(FrameId(frame)).map_err(wrong)?;
         let digest = self.frames.digest(FrameId(frame)).map_err(wrong)?;
         let hash = || {
-            let (mut hashing, mut at) = (FrameHashing::new(io::sink()), range.start);
+            let (mut hashing, mut at) = (FrameHashing::new(io::sink(), &digest), range.start);
             while at < range.end {
                 let len = usize::try_from(range.end - at).map_or(buffer.len(), |left| left.min(buffer.len()));
                 let piece = buffer.get_mut(..len).unwrap_or_default();
@@ -183,7 +192,7 @@ impl Layer {
                 read.map_err(|error| error.to_string())?;
                 at += len as u64;
             }
-            hashing.finish(&digest).map(drop).map_err(|mismatch| mismatch.to_string())
+            hashing.finish().map(drop).map_err(|mismatch| mismatch.to_string())
         };
         match self.resident.read(|| frame..frame + 1, hash) {
             Err(Unread::Failed(cause)) => Err(cause),

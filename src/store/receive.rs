@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 
 use crate::blob::Origin;
 use crate::digest::LayerDigest;
-use crate::index::frames::{Frames, FramesError};
+use crate::index::frames::{Frames, FramesError, Heading};
 use crate::index::scan::{Parts, Verified};
+use crate::index::sources::Indexed;
 use crate::store::layer::Layer;
 use crate::store::layout::{DATA, FRAMES, RESIDENT, TREE};
 use crate::store::records::LayerRecord;
@@ -49,21 +50,38 @@ impl Receiving {
     }
 
     /// Makes the files a layer of the store, durably, all of it resident. If another receiving of the same layer was
-    /// faster, that one's layer is returned and this one's files are dropped. Blocking, for as long as the disk takes.
+    /// faster, that one's layer is returned and this one's files are dropped; but what was verified takes the place of what
+    /// was not, whose readers read on. Blocking, for as long as the disk takes.
     pub fn finish(self, verified: Verified, origin: Origin) -> Result<Arc<Layer>, StoreError> {
-        let got = verified.heading().layer;
-        if got != self.digest {
-            return Err(StoreError::WrongLayer { wanted: self.digest, got });
-        }
+        self.check_layer(verified.heading())?;
         self.complete(origin)
+    }
+
+    /// The same with an index that was not made here: nothing of the layer is resident. A layer of the store that was scanned
+    /// is returned instead, and one with another index too, for the caller to judge.
+    pub fn finish_indexed(self, indexed: &Indexed, origin: Origin) -> Result<Arc<Layer>, StoreError> {
+        self.check_layer(indexed.heading())?;
+        self.enter_store(origin, false)
     }
 
     /// [`Receiving::finish`] for files that are known to be verified.
     pub(super) fn complete(self, origin: Origin) -> Result<Arc<Layer>, StoreError> {
-        self.make_durable()?;
+        self.enter_store(origin, true)
+    }
+
+    fn check_layer(&self, heading: &Heading) -> Result<(), StoreError> {
+        let (wanted, got) = (self.digest, heading.layer);
+        if got == wanted { Ok(()) } else { Err(StoreError::WrongLayer { wanted, got }) }
+    }
+
+    fn enter_store(self, origin: Origin, is_verified: bool) -> Result<Arc<Layer>, StoreError> {
+        self.make_durable(is_verified)?;
         let placing = self.store.inner.placing.lock();
         if let Some(entry) = self.store.entry(&self.digest) {
             match entry.open(&self.store.inner.shared) {
+                Ok(layer) if is_verified && !layer.is_verified() => {
+                    tracing::info!(layer = %self.digest, "what was scanned takes the place of an index that was not made here");
+                }
                 Ok(layer) => {
                     drop(placing);
                     self.store.set_origin(&self.digest, &origin)?;
@@ -78,7 +96,7 @@ impl Receiving {
         self.place(&origin)
     }
 
-    fn make_durable(&self) -> Result<(), StoreError> {
+    fn make_durable(&self, is_resident: bool) -> Result<(), StoreError> {
         let frames_path = self.directory.join(FRAMES);
         let frames = Frames::open(&self.parts.frames).map_err(|error| match error {
             FramesError::Io(source) => StoreError::io("read", &frames_path)(source),
@@ -89,7 +107,8 @@ impl Receiving {
         self.parts.data.set_len(padded).map_err(StoreError::io("write", &self.directory.join(DATA)))?;
         let resident_path = self.directory.join(RESIDENT);
         let resident = make_file(&resident_path)?;
-        Resident::write_all(&resident, frames.len()).map_err(StoreError::io("write", &resident_path))?;
+        let write = if is_resident { Resident::write_all } else { Resident::write_none };
+        write(&resident, frames.len()).map_err(StoreError::io("write", &resident_path))?;
         let files =
             [(&self.parts.data, DATA), (&self.parts.tree, TREE), (&self.parts.frames, FRAMES), (&resident, RESIDENT)];
         for (file, name) in files {

@@ -11,6 +11,7 @@ mod model;
 mod mount;
 mod registry;
 mod snapshotter;
+mod sources;
 mod store;
 mod support;
 mod system;

@@ -69,6 +69,14 @@ impl Mounts {
         }
         self.place(call)?;
         let (images, chain) = (self.shared.node.images().clone(), image.chain());
+        if !images.may_share(image) {
+            let message = format!(
+                "another image says that it has the same content as {}, from other blobs, and is mounted unverified; \
+                 unmount that one first",
+                image.reference
+            );
+            return Err(Failure::new(FailureKind::Other, message));
+        }
         let slot = self.slot(chain).await?;
         let held = images.hold(image);
         self.shared.state.lock().held.entry(slot).or_default().insert(image.manifest_digest, held);

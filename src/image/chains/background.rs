@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 use super::ledger::{ImageKey, Ledger, Scans};
 use crate::errors::with_causes;
-use crate::image::{Image, ImageError, Images};
+use crate::image::{Image, ImageError, Images, Need};
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 
@@ -43,7 +43,8 @@ impl Images {
     async fn scan_all(&self, image: &Arc<Image>) {
         let mut layers: Vec<_> = image.layers.iter().collect();
         layers.sort_by_key(|layer| Reverse(layer.size));
-        let mut scans: FuturesUnordered<_> = layers.into_iter().map(|layer| self.layer(image, layer)).collect();
+        let mut scans: FuturesUnordered<_> =
+            layers.into_iter().map(|layer| self.layer(image, layer, Need::Usable)).collect();
         while let Some(scanned) = scans.next().await {
             let Err(failed) = scanned else { continue };
             let error = ImageError::from(failed);

@@ -50,6 +50,8 @@ pub enum ChainError {
     NotHere,
     #[error("the image's reference is of no use: {0}")]
     Reference(String),
+    #[error("another image, with other blobs, is shown with the same chain, and its content has not been verified")]
+    ShownUnverified,
     #[error("the labels lie: the image has no chain {0}")]
     NoSuchChain(ChainId),
     #[error("the labels lie: chain {0} does not follow on the parent")]
@@ -133,7 +135,7 @@ impl Images {
             return Err(ChainError::Refused { layer, cause });
         }
         let is_claimed = self.shared.ledger.lock().claim_with(chain, Some(&found.key));
-        if is_claimed { Ok(found.key.clone()) } else { Err(ChainError::Unknown) }
+        if is_claimed { Ok(found.key.clone()) } else { Err(ChainError::ShownUnverified) }
     }
 
     /// The image that the labels speak of, reachable and permitted.

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+use super::unverified::Unverified;
 use crate::blob::{Layered, Origin};
 use crate::digest::{ChainId, Digest, LayerDigest};
-use crate::image::Image;
+use crate::image::{Image, Trust};
 use crate::store::Measure;
 use crate::sync::Arc;
 
@@ -65,6 +66,9 @@ pub(in crate::image) struct Ledger {
     pub(super) is_settled: bool,
     /// What layers of the store are.
     pub(super) measures: HashMap<LayerDigest, Measure>,
+    /// What is shown of chains, where it is not what a scan has found.
+    pub(super) unverified: HashMap<ChainId, Unverified>,
+    pub(super) trust: Trust,
     failures: HashMap<String, (Instant, Arc<str>)>,
     last_number: u64,
 }
@@ -109,6 +113,10 @@ impl Known {
 // === impl Ledger ===
 
 impl Ledger {
+    pub(in crate::image) fn new(trust: Trust) -> Self {
+        Self { trust, ..Self::default() }
+    }
+
     /// A number that nothing else here has.
     pub(super) fn number(&mut self) -> u64 {
         self.last_number += 1;
@@ -187,7 +195,7 @@ impl Ledger {
     /// been measured is not counted.
     pub(super) fn is_here(&self, layer: &Layered, in_store: impl Fn(&LayerDigest) -> bool) -> bool {
         let measured = self.measures.get(&layer.digest);
-        measured.is_some_and(|measure| measure.diff_id == layer.diff_id)
+        measured.is_some_and(|measure| measure.diff_id == Some(layer.diff_id))
             && !self.deleting.layers.contains(&layer.digest)
             && in_store(&layer.digest)
     }
@@ -213,20 +221,28 @@ impl Ledger {
                 && manifest.is_none_or(|manifest| *manifest == image.manifest_digest);
             image.top(length).is_some_and(|top| top.digest == *layer) && (is_checked || all(image, length, &is_coming))
         };
-        // Of a client that says nothing, what another has is as good: its labels were believed.
-        let is_claimed = self.chains.get(id).is_some_and(|chain| chain.claims > 0 && source.is_none());
+        // Of a client that says nothing, what another has is as good: its labels were believed. But not so if they are all
+        // that says what is in the layers.
+        let may_lie = |layer: &Layered| !is_here(layer) && self.may_be_unverified(layer);
+        let is_claimed = self.chains.get(id).is_some_and(|chain| chain.claims > 0 && source.is_none())
+            && images.first().is_some_and(|(_, image, length)| !image.layers.iter().take(*length).any(may_lie));
         let found = match here {
             Some((key, ..)) => (key.clone(), true),
             None if is_claimed => (images.first()?.0.clone(), false),
             None => (images.iter().find(|(key, image, length)| is_vouched_for(key, image, *length))?.0.clone(), false),
         };
-        self.claim_with(id, Some(&found.0));
-        Some(found)
+        self.claim_with(id, Some(&found.0)).then_some(found)
     }
 
-    /// One more claim on a chain that is known, served with the image of this key from now on if one is given.
+    /// One more claim on a chain that is known, served with the image of this key from now on if one is given. False if the
+    /// chain is shown as only another image says.
     pub(super) fn claim_with(&mut self, id: &ChainId, key: Option<&ImageKey>) -> bool {
         let key = key.filter(|key| self.images.contains_key(key));
+        let image = key.and_then(|key| self.images.get(key)).map(|known| known.image.clone());
+        let length = self.chains.get(id).map_or(0, |chain| chain.length);
+        if image.is_some_and(|image| !self.may_share(id, &image, length)) {
+            return false;
+        }
         let Some(chain) = self.chains.get_mut(id) else { return false };
         chain.claims += 1;
         chain.served = key.cloned().or_else(|| chain.served.take()).or_else(|| chain.images.first().cloned());

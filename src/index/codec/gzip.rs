@@ -1,7 +1,7 @@
 //! gzip: members one after another (RFC 1952). A frame starts at a member, or between two deflate blocks with
 //! the bits and the 32 KiB that the next block needs of what went before.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 
 use super::{Codec, Cut, DecodeError, FRAME_BYTES, INPUT_BYTES, Input, Sink, UnpackError};
 use crate::index::frames::Start;
@@ -125,9 +125,34 @@ impl Unpacker {
     }
 }
 
-pub(super) fn decode_member(len: u64, source: &mut dyn Read, out: &mut dyn Write) -> Result<(), DecodeError> {
+/// Decodes `len` bytes, after the first `skip` that come out.
+pub(super) fn decode_member(
+    skip: u64,
+    len: u64,
+    source: &mut dyn Read,
+    out: &mut dyn Write,
+) -> Result<(), DecodeError> {
     let inflate = Inflate::new(Wrapping::Gzip).map_err(DecodeError::inflate(0))?;
-    decode(inflate, 0, len, &mut Input::new(source), out)
+    decode(inflate, 0, skip.saturating_add(len), &mut Input::new(source), &mut After { skip, out })
+}
+
+/// Lets the first bytes fall.
+struct After<'a> {
+    skip: u64,
+    out: &'a mut dyn Write,
+}
+
+impl Write for After<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let skipped = usize::try_from(self.skip).map_or(bytes.len(), |skip| skip.min(bytes.len()));
+        self.skip -= skipped as u64;
+        self.out.write_all(bytes.get(skipped..).unwrap_or_default())?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
 }
 
 pub(super) fn decode_block(

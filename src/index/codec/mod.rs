@@ -171,7 +171,8 @@ pub fn decode(frame: &Frame, source: &mut dyn Read, out: &mut dyn Write) -> Resu
     let len = frame.data.end.saturating_sub(frame.data.start);
     match &frame.start {
         Start::Plain => plain::decode(len, source, out),
-        Start::Member => gzip::decode_member(len, source, out),
+        Start::Member => gzip::decode_member(0, len, source, out),
+        Start::Inside { skip } => gzip::decode_member(*skip, len, source, out),
         Start::Block { bits, window } => gzip::decode_block(*bits, window, len, source, out),
         Start::Zstd => zstd::decode(len, source, out),
     }

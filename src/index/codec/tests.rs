@@ -344,7 +344,7 @@ proptest! {
             let _ = unpack(&[magic, &bytes].concat(), 100, 1000);
         }
         for start in [Start::Plain, Start::Member, Start::Zstd, Start::Block { bits, window }] {
-            let frame = Frame { source: 0..1, data: 0..len, start, digest: FrameDigest([0; 32]) };
+            let frame = Frame { source: 0..1, data: 0..len, start, digest: FrameDigest::Blake3([0; 32]) };
             let mut out = Vec::new();
             if decode(&frame, &mut &bytes[..], &mut out).is_ok() {
                 prop_assert_eq!(out.len() as u64, len);

@@ -6,9 +6,10 @@
 //!  table records of 112 bytes, one a frame, to the end of the file
 //!
 //! header:  0 magic  8 version  12 index source  16 layer  48 diff id  80 blob bytes  88 data bytes
-//!         96 table offset  104 frames  108 zeros  224 BLAKE3 of the header up to here and the table
-//! record:  0 source start, end  16 data start, end  32 window start, end in this file
-//!         40 kind  41 bits  42 zeros  48 BLAKE3 of the frame's data  80 BLAKE3 of the packed window
+//!         96 table offset  104 frames  108 zeros  112 what binds the index, or zeros  144 zeros
+//!        224 BLAKE3 of the header up to here and the table
+//! record:  0 source start, end  16 data start, end  32 window start in this file, or what is skipped  40 its length
+//!         44 kind  45 bits  46 kind of digest  47 zero  48 digest of the frame's data  80 BLAKE3 of the packed window
 //! ```
 
 use std::ops::Range;
@@ -49,6 +50,7 @@ pub(super) struct Record {
 pub(super) enum RecordStart {
     Plain,
     Member,
+    Inside { skip: u64 },
     Block { bits: u8 },
     Zstd,
 }
@@ -81,14 +83,17 @@ impl Header {
 
     fn read_fields(fields: &mut Fields<'_>) -> Result<Self, FramesError> {
         let index_source = fields.u32()?;
-        let heading = Heading {
+        let mut heading = Heading {
             index_source: source_of(index_source).ok_or(FramesError::Damaged("an unknown index source"))?,
+            bound_by: None,
             layer: LayerDigest(Digest::from_bytes(fields.take()?)),
             diff_id: DiffId(Digest::from_bytes(fields.take()?)),
             blob_bytes: fields.u64()?,
             data_bytes: fields.u64()?,
         };
-        Ok(Self { heading, table_at: fields.u64()?, frames: fields.u32()? })
+        let (table_at, frames, _zeros) = (fields.u64()?, fields.u32()?, fields.u32()?);
+        heading.bound_by = Some(fields.take()?).filter(|bytes| *bytes != [0; 32]).map(Digest::from_bytes);
+        Ok(Self { heading, table_at, frames })
     }
 
     /// The table in the whole file, if it reaches exactly to the end.
@@ -108,6 +113,8 @@ impl Header {
         bytes.extend(self.heading.data_bytes.to_le_bytes());
         bytes.extend(self.table_at.to_le_bytes());
         bytes.extend(self.frames.to_le_bytes());
+        bytes.extend([0; 4]);
+        bytes.extend(self.heading.bound_by.map_or([0; 32], |digest| *digest.as_bytes()));
         bytes.resize(COVERED_BYTES, 0);
         let sum = checksum(&bytes, table);
         bytes.extend(sum);
@@ -124,6 +131,7 @@ fn code_of(source: IndexSource) -> u32 {
         IndexSource::Scan(Codec::Plain) => 1,
         IndexSource::Scan(Codec::Gzip) => 2,
         IndexSource::Scan(Codec::Zstd) => 3,
+        IndexSource::EStargz => 4,
     }
 }
 
@@ -132,6 +140,7 @@ fn source_of(code: u32) -> Option<IndexSource> {
         1 => IndexSource::Scan(Codec::Plain),
         2 => IndexSource::Scan(Codec::Gzip),
         3 => IndexSource::Scan(Codec::Zstd),
+        4 => IndexSource::EStargz,
         _ => return None,
     })
 }
@@ -145,34 +154,44 @@ impl Record {
         let data = fields.u64()?..fields.u64()?;
         let window_at = fields.u64()?;
         let window_len = fields.u32()?;
-        let [kind, bits, ..] = fields.take::<4>()?;
+        let [kind, bits, digest_kind, _] = fields.take()?;
         let start = match (kind, bits) {
             (1, 0) => RecordStart::Plain,
             (2, 0) => RecordStart::Member,
             (3, 0..=7) => RecordStart::Block { bits },
             (4, 0) => RecordStart::Zstd,
+            (5, 0) => RecordStart::Inside { skip: window_at },
             _ => return Err(FramesError::Damaged("a frame starts in an unknown way")),
         };
         let window_end =
             window_at.checked_add(window_len.into()).ok_or(FramesError::Damaged("a window is too long"))?;
-        let digest = FrameDigest(fields.take()?);
+        let digest = match digest_kind {
+            0 => FrameDigest::Blake3(fields.take()?),
+            1 => FrameDigest::Sha256(fields.take()?),
+            _ => return Err(FramesError::Damaged("a frame has an unknown kind of digest")),
+        };
         Ok(Self { source, data, start, window: window_at..window_end, digest, window_digest: fields.take()? })
     }
 
     pub(super) fn write(&self, into: &mut Vec<u8>) {
-        let (kind, bits) = match self.start {
-            RecordStart::Plain => (1, 0),
-            RecordStart::Member => (2, 0),
-            RecordStart::Block { bits } => (3, bits),
-            RecordStart::Zstd => (4, 0),
+        let (kind, bits, window_at) = match self.start {
+            RecordStart::Plain => (1, 0, self.window.start),
+            RecordStart::Member => (2, 0, self.window.start),
+            RecordStart::Block { bits } => (3, bits, self.window.start),
+            RecordStart::Zstd => (4, 0, self.window.start),
+            RecordStart::Inside { skip } => (5, 0, skip),
         };
-        for number in [self.source.start, self.source.end, self.data.start, self.data.end, self.window.start] {
+        let (digest_kind, digest) = match self.digest {
+            FrameDigest::Blake3(bytes) => (0, bytes),
+            FrameDigest::Sha256(bytes) => (1, bytes),
+        };
+        for number in [self.source.start, self.source.end, self.data.start, self.data.end, window_at] {
             into.extend(number.to_le_bytes());
         }
         // A packed window is hardly longer than the window's 32 KiB.
         into.extend(((self.window.end - self.window.start) as u32).to_le_bytes());
-        into.extend([kind, bits, 0, 0]);
-        into.extend(self.digest.0);
+        into.extend([kind, bits, digest_kind, 0]);
+        into.extend(digest);
         into.extend(self.window_digest);
     }
 }

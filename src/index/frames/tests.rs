@@ -14,6 +14,7 @@ fn heading(frames: &[Frame]) -> Heading {
         blob_bytes: frames.last().map_or(0, |frame| frame.source.end + 8),
         data_bytes: frames.last().map_or(0, |frame| frame.data.end),
         index_source: IndexSource::Scan(Codec::Gzip),
+        bound_by: None,
     }
 }
 
@@ -152,7 +153,7 @@ proptest! {
         let mut end = 0;
         let frames: Vec<Frame> = lengths.iter().map(|len| {
             end += len;
-            Frame { source: end..end + 1, data: end - len..end, start: Start::Plain, digest: FrameDigest([0; 32]) }
+            Frame { source: end..end + 1, data: end - len..end, start: Start::Plain, digest: FrameDigest::Blake3([0; 32]) }
         }).collect();
         let file = written(&frames, &heading(&frames));
         let covering = Frames::open(&file).unwrap().covering(start..start + len);

@@ -40,6 +40,7 @@ impl FramesWriter {
         let (start, window) = match &frame.start {
             Start::Plain => (RecordStart::Plain, Vec::new()),
             Start::Member => (RecordStart::Member, Vec::new()),
+            Start::Inside { skip } => (RecordStart::Inside { skip: *skip }, Vec::new()),
             Start::Zstd => (RecordStart::Zstd, Vec::new()),
             Start::Block { bits, window } => (RecordStart::Block { bits: *bits }, self.packer.pack(window)?),
         };
@@ -78,7 +79,7 @@ impl FrameHasher {
 
     /// The digest of what went by since the last call.
     pub fn take(&mut self) -> FrameDigest {
-        let digest = FrameDigest(*self.0.finalize().as_bytes());
+        let digest = FrameDigest::Blake3(*self.0.finalize().as_bytes());
         self.0.reset();
         digest
     }

@@ -1,0 +1,193 @@
+//! Indexes that others have made of a layer: each source in a file of its own, all of them giving tree and frames. Nothing
+//! beyond `index/` knows one from the other.
+//!
+//! An index is used only if the manifest binds it: a digest in the manifest covers it, and it covers each of its frames.
+//! That says nothing of the blob as a whole, nor of the tar in it. One that is malformed, or would cost more than a scan may,
+//! is declined with the reason, and the layer is scanned.
+
+mod estargz;
+mod moment;
+mod toc;
+mod unpacked;
+
+use futures::future::BoxFuture;
+
+use crate::blob::{Blob, BlobError, Layered};
+use crate::digest::{Digest, Mismatch};
+use crate::index::frames::{Frame, FramesWriter, Heading, IndexSource};
+use crate::index::scan::{Limits, Parts};
+use crate::index::tree::draft::DraftError;
+use crate::index::tree::write::{self, Labels, WriteError};
+
+#[doc(hidden)] // for fuzzing
+pub use toc::{Packing, Shape, read_toc};
+
+/// A new source is one file and one line here. The first that a layer is bound to is asked, and no other.
+const SOURCES: &[&dyn Source] = &[&estargz::EStargz];
+
+/// A way in which others write down what is in a layer.
+trait Source: Sync {
+    fn kind(&self) -> IndexSource;
+
+    /// The digest by which the manifest binds such an index to the layer, if it does.
+    fn bound_by(&self, layer: &Layered) -> Option<Digest>;
+
+    /// Fetches the index, in few requests and small ones, and reads it once it has the digest.
+    fn read<'a>(&'a self, wanted: &'a Wanted<'a>) -> BoxFuture<'a, Result<Contents, Fault>>;
+}
+
+/// A layer whose index is looked for.
+struct Wanted<'a> {
+    layer: &'a Layered,
+    blob: &'a dyn Blob,
+    limits: &'a Limits,
+    bound_by: Digest,
+}
+
+/// What binds an index to a layer. Two manifests that name one blob and bind it to different indexes do not both say the truth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Binding {
+    pub source: IndexSource,
+    pub digest: Digest,
+}
+
+/// What an index says, in oncefs's own words.
+#[derive(Debug)]
+pub struct Contents {
+    pub tree: write::Source,
+    pub frames: Vec<Frame>,
+    pub data_bytes: u64,
+}
+
+/// Tree and frames are written. Only [`read`] makes one.
+#[derive(Debug)]
+pub struct Indexed {
+    heading: Heading,
+}
+
+/// Why an index is not used.
+#[derive(Debug, thiserror::Error)]
+#[error("the layer's index ({source_kind}) was declined")]
+pub struct Declined {
+    pub source_kind: IndexSource,
+    #[source]
+    pub cause: Fault,
+}
+
+/// What is wrong with an index.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    #[error("it cannot be fetched")]
+    Blob(#[from] BlobError),
+    #[error("it is not the one that the manifest names")]
+    Digest(#[from] Mismatch),
+    #[error("{0}")]
+    Format(&'static str),
+    #[error("it is larger than {0} bytes")]
+    TooLarge(u64),
+    #[error("its JSON cannot be read")]
+    Json(#[from] serde_json::Error),
+    #[error("its version is {0:?}, which is not known here")]
+    Version(Option<u64>),
+    #[error("its entry {name} {fault}")]
+    Entry { name: String, fault: EntryFault },
+    #[error("its entries make no tree")]
+    Draft(#[source] DraftError),
+    #[error("the layer would have more than {0} bytes, the limit data_bytes_max")]
+    LayerTooLarge(u64),
+    #[error("the layer would have more than {0} times its blob's bytes, the limit ratio_max")]
+    Ratio(u64),
+    #[error("the tree cannot be made")]
+    Tree(#[source] WriteError),
+    #[error("the frames cannot be written")]
+    Disk(#[source] std::io::Error),
+    #[error("oncefs is stopping")]
+    Stopping,
+}
+
+/// What is wrong with one entry.
+#[derive(Debug, thiserror::Error)]
+pub enum EntryFault {
+    #[error("has a name or target that JSON could not hold")]
+    LostName,
+    #[error("is of the unknown type {0:?}")]
+    Type(String),
+    #[error("has a time that is none")]
+    Time,
+    #[error("has an extended attribute that is not in base64")]
+    Xattr,
+    #[error("has chunks that do not make up the file")]
+    Chunks,
+    #[error("has a chunk that lies outside the blob's data")]
+    Outside,
+    #[error("has a chunk without a digest that could be checked")]
+    NoDigest,
+    #[error("has a chunk too deep within a member")]
+    TooDeep,
+    #[error("cannot be in a layer: {0}")]
+    Draft(#[from] DraftError),
+}
+
+// === impl Indexed ===
+
+impl Indexed {
+    pub fn heading(&self) -> &Heading {
+        &self.heading
+    }
+}
+
+/// What the manifest binds to the layer, if it binds an index that can be read here.
+pub fn binding(layer: &Layered) -> Option<Binding> {
+    let (source, digest) = bound(layer)?;
+    Some(Binding { source: source.kind(), digest })
+}
+
+fn bound(layer: &Layered) -> Option<(&'static dyn Source, Digest)> {
+    SOURCES.iter().find_map(|source| Some((*source, source.bound_by(layer)?)))
+}
+
+/// Reads the index that is bound to the layer, and writes tree and frames into `parts`; the data file becomes one hole. None
+/// is bound: `None`. Must be called inside a tokio runtime.
+pub async fn read(
+    layer: &Layered,
+    blob: &dyn Blob,
+    parts: &Parts,
+    limits: &Limits,
+) -> Option<Result<Indexed, Declined>> {
+    let (source, digest) = bound(layer)?;
+    let wanted = Wanted { layer, blob, limits, bound_by: digest };
+    let read = async {
+        let contents = source.read(&wanted).await?;
+        let binding = Binding { source: source.kind(), digest };
+        let (layer, parts) = (layer.clone(), parts.try_clone().map_err(Fault::Disk)?);
+        aside(move || write(&layer, binding, &contents, &parts)).await
+    };
+    Some(read.await.map_err(|cause| Declined { source_kind: source.kind(), cause }))
+}
+
+fn write(layer: &Layered, binding: Binding, contents: &Contents, parts: &Parts) -> Result<Indexed, Fault> {
+    let Contents { tree, frames, data_bytes } = contents;
+    let heading = Heading {
+        layer: layer.digest,
+        diff_id: layer.diff_id,
+        blob_bytes: layer.size,
+        data_bytes: *data_bytes,
+        index_source: binding.source,
+        bound_by: Some(binding.digest),
+    };
+    let labels = Labels { diff_id: layer.diff_id, data_bytes: *data_bytes };
+    write::write(tree, &labels, &parts.tree).map_err(Fault::Tree)?;
+    let mut writer = parts.frames.try_clone().and_then(FramesWriter::new).map_err(Fault::Disk)?;
+    frames.iter().try_for_each(|frame| writer.push(frame)).map_err(Fault::Disk)?;
+    writer.finish(&heading).map_err(Fault::Disk)?;
+    Ok(Indexed { heading })
+}
+
+/// Runs what takes the processor for long where it holds nobody up.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> Result<T, Fault> + Send + 'static) -> Result<T, Fault> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => Err(Fault::Stopping),
+    }
+}

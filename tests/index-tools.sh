@@ -1,0 +1,40 @@
+#!/bin/sh
+# index-tools.sh - puts the programs that make indexed images into target/tools/index/: ctr-remote (eStargz and
+# stargz-snapshotter's zstd:chunked).
+#
+# They are in Debian's unstable suite alone. Its packages are unpacked below target/tools/ (nothing is installed); they want
+# no newer libc than Debian 12's.
+set -eu
+here=$(cd "$(dirname "$0")/.." && pwd)
+tools=$here/target/tools
+programs=$tools/index
+suite=${INDEX_TOOLS_SUITE:-sid}
+
+runs() { "$programs/ctr-remote" --version >/dev/null 2>&1; }
+
+mkdir -p "$tools"
+if runs; then exit 0; fi
+rm -rf "$programs"
+mkdir "$programs"
+if command -v ctr-remote >/dev/null; then
+    ln -s "$(command -v ctr-remote)" "$programs/ctr-remote"
+    exit 0
+fi
+command -v apt-get >/dev/null || { echo "index-tools.sh: need ctr-remote of stargz-snapshotter; install it and run this again" >&2; exit 1; }
+
+# The archive this machine's apt uses, so that a mirror configured there is used here.
+archive=$(grep -rhoE '(deb|URIs:)[[:space:]]+(\[[^]]*\][[:space:]]+)?https?://[^[:space:]]+/debian/?([[:space:]]|$)' \
+    /etc/apt/sources.list /etc/apt/sources.list.d 2>/dev/null | grep -oE 'https?://[^[:space:]]+' | head -n 1)
+archive=${archive:-http://deb.debian.org/debian}
+debs=$tools/index-debs
+rm -rf "$debs"
+mkdir -p "$debs/lists/partial" "$debs/cache/archives/partial"
+echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $archive $suite main" >"$debs/sources.list"
+apt="-q -o Dir::Etc::SourceList=$debs/sources.list -o Dir::Etc::SourceParts=- -o Dir::State::Lists=$debs/lists
+ -o Dir::Cache=$debs/cache -o APT::Sandbox::User=root"
+# shellcheck disable=SC2086 # options
+(cd "$debs" && apt-get $apt update >/dev/null && apt-get $apt download stargz-snapshotter >/dev/null)
+for deb in "$debs"/*.deb; do dpkg-deb -x "$deb" "$debs/root"; done
+mv "$debs/root/usr/bin/ctr-remote" "$programs/"
+runs || { echo "index-tools.sh: $programs/ctr-remote does not run" >&2; exit 1; }
+rm -rf "$debs"

@@ -1,0 +1,255 @@
+//! An image with every kind of entry, and the same image as other programs convert it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+
+use oncefs::digest::Digest;
+use serde_json::Value;
+
+use crate::cli::image::{Image, Layer, MANIFEST};
+use crate::cli::node::{Ran, run, until};
+use crate::cli::registry::Registry;
+use crate::index::made::program;
+
+/// An image as it lies in a registry: its manifest, and its blobs by digest.
+#[derive(Clone)]
+pub(crate) struct Indexed {
+    pub(crate) manifest: Value,
+    pub(crate) blobs: BTreeMap<String, Vec<u8>>,
+}
+
+/// A small file among large ones.
+pub(crate) const SMALL: (&str, &str) = ("srv/small", "a small file\n");
+
+const CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
+/// Three layers: every kind of entry with attributes of every kind, programs of some size, and what hides the others.
+pub(crate) fn original() -> Image {
+    let bottom = Kinds::new()
+        .entry(tar::EntryType::Directory, "dev", 0o755, b"", None)
+        .entry(tar::EntryType::Char, "dev/null", 0o666, b"", Some((1, 3)))
+        .entry(tar::EntryType::Block, "dev/disk", 0o660, b"", Some((8, 1)))
+        .entry(tar::EntryType::Fifo, "dev/pipe", 0o600, b"", None)
+        .entry(tar::EntryType::Directory, "tmp", 0o1777, b"", None)
+        .entry(tar::EntryType::Regular, "bin-su", 0o4755, b"set-user-id\n", None)
+        .xattrs([("user.note", b"one\0two"), ("security.capability", &CAPABILITY)])
+        .entry(tar::EntryType::Regular, "with-attributes", 0o640, b"attributes\n", None)
+        .entry(tar::EntryType::Regular, "name with spaces and \u{fc}\u{4e16}", 0o644, b"letters\n", None)
+        .entry(tar::EntryType::Regular, "only/parents/implied", 0o644, b"deep\n", None)
+        .entry(tar::EntryType::Regular, "old/hidden", 0o644, b"hidden\n", None)
+        .entry(tar::EntryType::Regular, "gone", 0o644, b"gone\n", None)
+        .entry(tar::EntryType::Regular, "large", 0o644, &program(77, 5_000_000), None)
+        .entry(tar::EntryType::Regular, SMALL.0, 0o644, SMALL.1.as_bytes(), None);
+    let long = format!("usr/{}name", "long-directory-name/".repeat(12));
+    let sizes = [100, 5_000, 70_000, 900_000, 200_000, 3_000, 1, 512, 40_000];
+    let programs = sizes.into_iter().zip(0u32..).fold(Kinds::new(), |made, (size, n)| {
+        let name = format!("usr/bin/program-{n}");
+        made.entry(tar::EntryType::Regular, &name, 0o755 - (n & 2), &program(n.into(), size), None)
+    });
+    let middle = programs
+        .link(tar::EntryType::Symlink, "bin", "usr/bin")
+        .link(tar::EntryType::Link, "usr/bin/same", "usr/bin/program-3")
+        .entry(tar::EntryType::Regular, "etc/empty", 0o644, b"", None)
+        .entry(tar::EntryType::Regular, &long, 0o644, b"long\n", None);
+    let top = Kinds::new()
+        .entry(tar::EntryType::Regular, ".wh.gone", 0o644, b"", None)
+        .entry(tar::EntryType::Regular, "old/.wh..wh..opq", 0o644, b"", None)
+        .entry(tar::EntryType::Regular, "old/new", 0o600, b"new\n", None);
+    Image::of(&[Layer::gzip(&bottom.done()), Layer::gzip(&middle.done()), Layer::gzip(&top.done())])
+}
+
+/// A tar whose entries have owners and times of their own.
+struct Kinds(tar::Builder<Vec<u8>>);
+
+impl Kinds {
+    fn new() -> Self {
+        Self(tar::Builder::new(Vec::new()))
+    }
+
+    fn entry(
+        mut self,
+        kind: tar::EntryType,
+        path: &str,
+        mode: u32,
+        content: &[u8],
+        device: Option<(u32, u32)>,
+    ) -> Self {
+        let mut header = tar::Header::new_ustar();
+        header.set_entry_type(kind);
+        header.set_mode(mode);
+        header.set_uid(1000 + u64::from(mode));
+        header.set_gid(100);
+        header.set_mtime(1_600_000_000 + u64::from(mode));
+        header.set_size(content.len() as u64);
+        if let Some((major, minor)) = device {
+            header.set_device_major(major).unwrap();
+            header.set_device_minor(minor).unwrap();
+        }
+        self.0.append_data(&mut header, path, content).unwrap();
+        self
+    }
+
+    fn link(mut self, kind: tar::EntryType, path: &str, target: &str) -> Self {
+        let mut header = tar::Header::new_ustar();
+        header.set_entry_type(kind);
+        header.set_mode(0o777);
+        header.set_mtime(1_600_000_000);
+        header.set_size(0);
+        self.0.append_link(&mut header, path, target).unwrap();
+        self
+    }
+
+    /// Of the entry that follows.
+    fn xattrs(mut self, attributes: [(&str, &[u8]); 2]) -> Self {
+        let records = attributes.map(|(name, value)| (format!("SCHILY.xattr.{name}"), value));
+        self.0.append_pax_extensions(records.iter().map(|(name, value)| (name.as_str(), *value))).unwrap();
+        self
+    }
+
+    fn done(self) -> Vec<u8> {
+        self.0.into_inner().unwrap()
+    }
+}
+
+// === impl Indexed ===
+
+impl Indexed {
+    /// A registry that has it with the tag `1` under every name.
+    pub(crate) fn registry(&self) -> Registry {
+        let registry = Registry::empty();
+        self.put(&registry, "1");
+        registry
+    }
+
+    pub(crate) fn put(&self, registry: &Registry, tag: &str) {
+        let manifest = self.manifest.to_string().into_bytes();
+        registry.put(tag, MANIFEST, &manifest);
+        registry.put(&Digest::of(&manifest).to_string(), MANIFEST, &manifest);
+        for (digest, bytes) in &self.blobs {
+            registry.put(digest, "application/octet-stream", bytes);
+        }
+    }
+
+    pub(crate) fn layer_digest(&self, n: usize) -> String {
+        self.manifest["layers"][n]["digest"].as_str().unwrap().to_owned()
+    }
+
+    pub(crate) fn layer(&self, n: usize) -> &[u8] {
+        &self.blobs[&self.layer_digest(n)]
+    }
+
+    pub(crate) fn annotations(&mut self, n: usize) -> &mut serde_json::Map<String, Value> {
+        self.manifest["layers"][n]["annotations"].as_object_mut().unwrap()
+    }
+}
+
+/// The original as ctr-remote converts it with these options. Made once for all tests.
+pub(crate) fn converted(options: &'static [&'static str]) -> Indexed {
+    static MADE: OnceLock<parking::Made> = OnceLock::new();
+    MADE.get_or_init(parking::Made::default).get(options)
+}
+
+mod parking {
+    use super::*;
+    use oncefs::sync::Mutex;
+
+    #[derive(Default)]
+    pub(super) struct Made(Mutex<BTreeMap<&'static [&'static str], Indexed>>);
+
+    impl Made {
+        pub(super) fn get(&self, options: &'static [&'static str]) -> Indexed {
+            self.0.lock().entry(options).or_insert_with(|| convert(options)).clone()
+        }
+    }
+}
+
+fn convert(options: &[&str]) -> Indexed {
+    let workshop = Workshop::open();
+    let (from, to) = ("oncefs.test/image:original", "oncefs.test/image:converted");
+    workshop.import(&original(), from);
+    let ctr_remote = tool("ctr-remote");
+    run(workshop.command(&ctr_remote).args(["images", "convert", "--oci"]).args(options).args([from, to])).well();
+    workshop.export(to)
+}
+
+/// A program that `tests/index-tools.sh` has fetched.
+pub(crate) fn tool(name: &str) -> PathBuf {
+    let at = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/index").join(name);
+    assert!(at.exists(), "this test needs {}: run tests/index-tools.sh", at.display());
+    at
+}
+
+/// A containerd whose content the converters read and write.
+struct Workshop {
+    dir: tempfile::TempDir,
+    child: Child,
+}
+
+impl Workshop {
+    fn open() -> Self {
+        let dir = tempfile::Builder::new().prefix("oncefs-workshop-").tempdir().unwrap();
+        let at = dir.path().display();
+        let configuration = format!(
+            "version = 2\nroot = \"{at}/root\"\nstate = \"{at}/state\"\n\
+             disabled_plugins = [\"io.containerd.grpc.v1.cri\", \"io.containerd.internal.v1.opt\"]\n\
+             [grpc]\naddress = \"{at}/c.sock\"\n"
+        );
+        fs::write(dir.path().join("config.toml"), configuration).unwrap();
+        let mut command = Command::new("containerd");
+        command.arg("--config").arg(dir.path().join("config.toml"));
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        let workshop =
+            Self { dir, child: child.expect("the program containerd is needed (Debian package containerd)") };
+        until("containerd answers", || run(workshop.ctr().args(["images", "ls"])).code == Some(0));
+        workshop
+    }
+
+    fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
+        command.env("CONTAINERD_ADDRESS", self.dir.path().join("c.sock")).current_dir(self.dir.path());
+        command
+    }
+
+    fn ctr(&self) -> Command {
+        self.command(Path::new("ctr"))
+    }
+
+    fn import(&self, image: &Image, name: &str) {
+        let source = image.write_layout(&self.dir.path().join("layout"));
+        let archive = format!("oci-archive:{}/archive.tar:{name}", self.dir.path().display());
+        run(Command::new("skopeo").args(["copy", "--quiet", &source, &archive])).well();
+        run(self.ctr().args(["images", "import", "--no-unpack", "archive.tar"])).well();
+    }
+
+    fn content(&self, digest: &str) -> Vec<u8> {
+        let done = self.ctr().args(["content", "get", digest]).output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        done.stdout
+    }
+
+    fn export(&self, name: &str) -> Indexed {
+        let Ran { out, .. } = run(self.ctr().args(["images", "ls", &format!("name=={name}")])).well();
+        let digest = out.split_whitespace().find(|word| word.starts_with("sha256:")).unwrap();
+        let manifest: Value = serde_json::from_slice(&self.content(digest)).unwrap();
+        let named = manifest["layers"].as_array().unwrap().iter().chain([&manifest["config"]]);
+        let digests = named.map(|descriptor| descriptor["digest"].as_str().unwrap().to_owned());
+        let blobs = digests.map(|digest| (digest.clone(), self.content(&digest))).collect();
+        Indexed { manifest, blobs }
+    }
+}
+
+impl Drop for Workshop {
+    fn drop(&mut self) {
+        let _gone = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
+
+/// Compares two trees as every system call sees them.
+pub(crate) fn assert_same_trees(a: &Path, b: &Path) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/compare-trees.sh");
+    run(Command::new("sh").arg(script).args([a, b])).well();
+}

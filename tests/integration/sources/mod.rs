@@ -1,0 +1,5 @@
+//! Images with indexes that other programs made: what is shown of them, what is fetched, and what is not believed.
+
+mod estargz;
+mod made;
+mod shared;
