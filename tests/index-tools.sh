@@ -1,26 +1,24 @@
 #!/bin/sh
 # index-tools.sh - puts the programs that make indexed images into target/tools/index/: ctr-remote (eStargz and
-# stargz-snapshotter's zstd:chunked).
+# stargz-snapshotter's zstd:chunked) and a skopeo that knows zstd:chunked.
 #
-# They are in Debian's unstable suite alone. Its packages are unpacked below target/tools/ (nothing is installed); they want
-# no newer libc than Debian 12's.
+# They are in Debian's unstable suite, the first in no other. Its packages are unpacked below target/tools/ (nothing is
+# installed), and what wants a newer libc than Debian 12's is called through its own loader.
 set -eu
 here=$(cd "$(dirname "$0")/.." && pwd)
 tools=$here/target/tools
 programs=$tools/index
 suite=${INDEX_TOOLS_SUITE:-sid}
 
-runs() { "$programs/ctr-remote" --version >/dev/null 2>&1; }
+runs() {
+    "$programs/ctr-remote" --version >/dev/null 2>&1 && "$programs/skopeo" --version >/dev/null 2>&1
+}
 
 mkdir -p "$tools"
 if runs; then exit 0; fi
 rm -rf "$programs"
 mkdir "$programs"
-if command -v ctr-remote >/dev/null; then
-    ln -s "$(command -v ctr-remote)" "$programs/ctr-remote"
-    exit 0
-fi
-command -v apt-get >/dev/null || { echo "index-tools.sh: need ctr-remote of stargz-snapshotter; install it and run this again" >&2; exit 1; }
+command -v apt-get >/dev/null || { echo "index-tools.sh: need Debian's packages, and apt-get to have them" >&2; exit 1; }
 
 # The archive this machine's apt uses, so that a mirror configured there is used here.
 archive=$(grep -rhoE '(deb|URIs:)[[:space:]]+(\[[^]]*\][[:space:]]+)?https?://[^[:space:]]+/debian/?([[:space:]]|$)' \
@@ -33,8 +31,13 @@ echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $archive $s
 apt="-q -o Dir::Etc::SourceList=$debs/sources.list -o Dir::Etc::SourceParts=- -o Dir::State::Lists=$debs/lists
  -o Dir::Cache=$debs/cache -o APT::Sandbox::User=root"
 # shellcheck disable=SC2086 # options
-(cd "$debs" && apt-get $apt update >/dev/null && apt-get $apt download stargz-snapshotter >/dev/null)
-for deb in "$debs"/*.deb; do dpkg-deb -x "$deb" "$debs/root"; done
-mv "$debs/root/usr/bin/ctr-remote" "$programs/"
-runs || { echo "index-tools.sh: $programs/ctr-remote does not run" >&2; exit 1; }
+(cd "$debs" && apt-get $apt update >/dev/null && apt-get $apt download stargz-snapshotter skopeo libc6 libgpgme45 \
+    libassuan9 libgpg-error0 libsqlite3-0 >/dev/null)
+for deb in "$debs"/*.deb; do dpkg-deb -x "$deb" "$programs/root"; done
+mv "$programs/root/usr/bin/ctr-remote" "$programs/"
+loader=$(find "$programs/root/" -name 'ld-linux-*.so.*' | head -n 1)
+libraries=$(dirname "$(find "$programs/root/" -name libc.so.6 | head -n 1)")
+printf '#!/bin/sh\nexec "%s" --library-path "%s" "%s" "$@"\n' "$loader" "$libraries" "$programs/root/usr/bin/skopeo" >"$programs/skopeo"
+chmod 755 "$programs/skopeo"
+runs || { echo "index-tools.sh: the programs in $programs do not run" >&2; exit 1; }
 rm -rf "$debs"

@@ -73,6 +73,8 @@ pub enum IndexSource {
     Scan(Codec),
     /// The table of contents of an eStargz blob.
     EStargz,
+    /// The table of contents of a zstd:chunked blob.
+    ZstdChunked,
 }
 
 /// The frames of one layer, mapped.
@@ -112,6 +114,7 @@ impl fmt::Display for IndexSource {
             Self::Scan(codec) => write!(f, "scan of {codec}"),
             // As `verifies_layer` has it.
             Self::EStargz => f.write_str("eStargz, bound by the manifest (blob not verified as a whole)"),
+            Self::ZstdChunked => f.write_str("zstd:chunked, bound by the manifest (blob not verified as a whole)"),
         }
     }
 }

@@ -132,6 +132,7 @@ fn code_of(source: IndexSource) -> u32 {
         IndexSource::Scan(Codec::Gzip) => 2,
         IndexSource::Scan(Codec::Zstd) => 3,
         IndexSource::EStargz => 4,
+        IndexSource::ZstdChunked => 5,
     }
 }
 
@@ -141,6 +142,7 @@ fn source_of(code: u32) -> Option<IndexSource> {
         2 => IndexSource::Scan(Codec::Gzip),
         3 => IndexSource::Scan(Codec::Zstd),
         4 => IndexSource::EStargz,
+        5 => IndexSource::ZstdChunked,
         _ => return None,
     })
 }

@@ -9,6 +9,7 @@ mod estargz;
 mod moment;
 mod toc;
 mod unpacked;
+mod zstd_chunked;
 
 use futures::future::BoxFuture;
 
@@ -23,7 +24,7 @@ use crate::index::tree::write::{self, Labels, WriteError};
 pub use toc::{Packing, Shape, read_toc};
 
 /// A new source is one file and one line here. The first that a layer is bound to is asked, and no other.
-const SOURCES: &[&dyn Source] = &[&estargz::EStargz];
+const SOURCES: &[&dyn Source] = &[&zstd_chunked::ZstdChunked, &estargz::EStargz];
 
 /// A way in which others write down what is in a layer.
 trait Source: Sync {

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use super::made::{Indexed, SMALL, assert_same_trees, converted, original};
+use super::made::{Indexed, SMALL, assert_same_trees, converted, indexes, original};
 use crate::cli::node::{Node, cat, ls, run};
 use crate::cli::registry::{Fault, Registry};
 
@@ -17,13 +17,6 @@ const VARIANTS: [&[&str]; 3] = [
 
 fn usual() -> Indexed {
     converted(VARIANTS[0])
-}
-
-/// What `status` says of the layers' indexes.
-fn indexes(node: &Node) -> Vec<String> {
-    let status = node.status();
-    let layers = status["mounts"][0]["image"]["layers"].as_array().unwrap();
-    layers.iter().map(|layer| layer["index"].as_str().unwrap_or("none").to_owned()).collect()
 }
 
 #[test]

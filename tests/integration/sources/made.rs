@@ -10,7 +10,7 @@ use oncefs::digest::Digest;
 use serde_json::Value;
 
 use crate::cli::image::{Image, Layer, MANIFEST};
-use crate::cli::node::{Ran, run, until};
+use crate::cli::node::{Node, Ran, run, until};
 use crate::cli::registry::Registry;
 use crate::index::made::program;
 
@@ -41,6 +41,8 @@ pub(crate) fn original() -> Image {
         .entry(tar::EntryType::Regular, "only/parents/implied", 0o644, b"deep\n", None)
         .entry(tar::EntryType::Regular, "old/hidden", 0o644, b"hidden\n", None)
         .entry(tar::EntryType::Regular, "gone", 0o644, b"gone\n", None)
+        .entry(tar::EntryType::Regular, "holes", 0o644, &[&program(5, 9_000)[..], &[0; 200_001], b"end"].concat(), None)
+        .entry(tar::EntryType::Regular, "zeros", 0o644, &[0; 40_000], None)
         .entry(tar::EntryType::Regular, "large", 0o644, &program(77, 5_000_000), None)
         .entry(tar::EntryType::Regular, SMALL.0, 0o644, SMALL.1.as_bytes(), None);
     let long = format!("usr/{}name", "long-directory-name/".repeat(12));
@@ -117,6 +119,13 @@ impl Kinds {
 // === impl Indexed ===
 
 impl Indexed {
+    fn of(manifest: Value, blob: impl Fn(&Value) -> Vec<u8>) -> Self {
+        let named = manifest["layers"].as_array().unwrap().iter().chain([&manifest["config"]]);
+        let digests = named.map(|descriptor| &descriptor["digest"]);
+        let blobs = digests.map(|digest| (digest.as_str().unwrap().to_owned(), blob(digest))).collect();
+        Self { manifest, blobs }
+    }
+
     /// A registry that has it with the tag `1` under every name.
     pub(crate) fn registry(&self) -> Registry {
         let registry = Registry::empty();
@@ -164,6 +173,26 @@ mod parking {
             self.0.lock().entry(options).or_insert_with(|| convert(options)).clone()
         }
     }
+}
+
+/// The original as a recent skopeo packs it anew, in containers/storage's zstd:chunked. Made once for all tests.
+pub(crate) fn repacked() -> Indexed {
+    static MADE: OnceLock<Indexed> = OnceLock::new();
+    MADE.get_or_init(repack).clone()
+}
+
+fn repack() -> Indexed {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, layout) = (original().write_layout(&dir.path().join("original")), dir.path().join("repacked"));
+    let (policy, target) = (dir.path().join("policy.json"), format!("oci:{}", layout.display()));
+    fs::write(&policy, r#"{"default": [{"type": "insecureAcceptAnything"}]}"#).unwrap();
+    let mut skopeo = Command::new(tool("skopeo"));
+    skopeo.args(["copy", "--quiet", "--policy", policy.to_str().unwrap(), "--dest-force-compress-format"]);
+    run(skopeo.args(["--dest-compress-format", "zstd:chunked", &source, &target])).well();
+    let index: Value = serde_json::from_slice(&fs::read(layout.join("index.json")).unwrap()).unwrap();
+    let blob =
+        |digest: &Value| fs::read(layout.join("blobs").join(digest.as_str().unwrap().replace(':', "/"))).unwrap();
+    Indexed::of(serde_json::from_slice(&blob(&index["manifests"][0]["digest"])).unwrap(), |digest| blob(digest))
 }
 
 fn convert(options: &[&str]) -> Indexed {
@@ -234,10 +263,7 @@ impl Workshop {
         let Ran { out, .. } = run(self.ctr().args(["images", "ls", &format!("name=={name}")])).well();
         let digest = out.split_whitespace().find(|word| word.starts_with("sha256:")).unwrap();
         let manifest: Value = serde_json::from_slice(&self.content(digest)).unwrap();
-        let named = manifest["layers"].as_array().unwrap().iter().chain([&manifest["config"]]);
-        let digests = named.map(|descriptor| descriptor["digest"].as_str().unwrap().to_owned());
-        let blobs = digests.map(|digest| (digest.clone(), self.content(&digest))).collect();
-        Indexed { manifest, blobs }
+        Indexed::of(manifest, |digest| self.content(digest.as_str().unwrap()))
     }
 }
 
@@ -246,6 +272,13 @@ impl Drop for Workshop {
         let _gone = self.child.kill();
         let _reaped = self.child.wait();
     }
+}
+
+/// What `status` says of the indexes of the first mount's layers.
+pub(crate) fn indexes(node: &Node) -> Vec<String> {
+    let status = node.status();
+    let layers = status["mounts"][0]["image"]["layers"].as_array().unwrap();
+    layers.iter().map(|layer| layer["index"].as_str().unwrap_or("none").to_owned()).collect()
 }
 
 /// Compares two trees as every system call sees them.

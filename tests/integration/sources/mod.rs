@@ -3,3 +3,4 @@
 mod estargz;
 mod made;
 mod shared;
+mod zstd_chunked;
