@@ -6,6 +6,7 @@
 //! is forwarded unchanged. A node depends on this proxy, so it holds no call up for another, keeps nothing
 //! of what passes but a few hundred KiB a stream, sets no deadlines, and turns to containerd anew whenever it was away.
 
+mod alike;
 mod backend;
 mod message;
 mod metrics;
@@ -28,6 +29,7 @@ use crate::sync::Arc;
 pub use metrics::Metrics;
 pub use pulls::{Asked, Auth, Held, PullCause, PullFailed, Pulls};
 
+use alike::Alike;
 use proxy::{Node, Proxy};
 
 /// What a user may set about the CRI proxy.
@@ -80,7 +82,7 @@ pub async fn serve(
     stop: impl Future<Output = ()>,
 ) {
     let (stopping, stopped) = watch::channel(false);
-    let node = Arc::new(Node { config: config.clone(), pulls, metrics, stopped });
+    let node = Arc::new(Node { config: config.clone(), pulls, metrics, alike: Alike::default(), stopped });
     let mut clients = JoinSet::new();
     let mut stop = std::pin::pin!(stop);
     loop {

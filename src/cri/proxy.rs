@@ -4,15 +4,16 @@ use std::convert::Infallible;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Either, Empty};
+use http_body_util::{BodyExt as _, Either, Empty, Limited};
 use hyper::body::Incoming;
 use hyper::{Request, Response};
 use tokio::sync::watch;
 use tonic::{Code, Status};
 
 use super::Config;
+use super::alike::{Again, Alike, Likeness};
 use super::backend::Backend;
-use super::message::{Body, Seen, look};
+use super::message::{Body, MESSAGE_BYTES_MAX, Seen, look};
 use super::metrics::{Metrics, Outcome};
 use super::pulls::{Asked, Held, PullCause, PullFailed, Pulls};
 use crate::sync::Arc;
@@ -22,6 +23,7 @@ pub(super) struct Node {
     pub(super) config: Config,
     pub(super) pulls: Arc<dyn Pulls>,
     pub(super) metrics: Metrics,
+    pub(super) alike: Alike,
     /// Becomes true when the daemon ends.
     pub(super) stopped: watch::Receiver<bool>,
 }
@@ -29,20 +31,23 @@ pub(super) struct Node {
 /// One client and its way to containerd.
 pub(super) struct Proxy {
     node: Arc<Node>,
-    backend: Backend,
+    backend: Arc<Backend>,
 }
 
-/// What a client gets: containerd's answer as it comes, or an error of ours, which has no body.
-pub(super) type Answer = Either<Incoming, Empty<Bytes>>;
+/// What a client gets: containerd's answer as it comes, or one that several get, or an error, which has no body.
+pub(super) type Answer = Either<Incoming, Either<Again, Empty<Bytes>>>;
 
 /// The image and its login have the same numbers in both.
 const PULL_IMAGE: [&str; 2] = ["/runtime.v1.ImageService/PullImage", "/runtime.v1alpha2.ImageService/PullImage"];
+
+/// One message and what goes before it.
+const PULL_BYTES_MAX: usize = MESSAGE_BYTES_MAX + (64 << 10);
 
 // === impl Proxy ===
 
 impl Proxy {
     pub(super) fn new(node: Arc<Node>) -> Self {
-        let backend = Backend::new(node.config.containerd.clone());
+        let backend = Arc::new(Backend::new(node.config.containerd.clone()));
         Self { node, backend }
     }
 
@@ -61,7 +66,8 @@ impl Proxy {
         } else {
             self.forward(request.map(Incoming::boxed_unsync)).await
         };
-        Ok(answered.unwrap_or_else(|status| status.into_http::<()>().map(|()| Either::Right(Empty::new()))))
+        Ok(answered
+            .unwrap_or_else(|status| status.into_http::<()>().map(|()| Either::Right(Either::Right(Empty::new())))))
     }
 
     async fn forward(&self, request: Request<Body>) -> Result<Response<Answer>, Status> {
@@ -79,13 +85,21 @@ impl Proxy {
         let gone = |error: hyper::Error| Status::cancelled(format!("the request broke off: {error}"));
         let (seen, body) = look(body).await.map_err(gone)?;
         let _held_until_containerd_has_taken_it = match &seen {
-            Seen::Asked(asked) => self.make_local(asked).await?,
+            Seen::Asked(asked, _) => self.make_local(asked).await?,
             Seen::Opaque(why) => {
                 tracing::warn!(why, "CRI proxy: a PullImage is forwarded without a look into it");
                 None
             }
         };
-        self.forward(Request::from_parts(head, body)).await
+        let Seen::Asked(_, message) = seen else { return self.forward(Request::from_parts(head, body)).await };
+        let likeness = Likeness { path: head.uri.path().to_owned(), message };
+        let body = Limited::new(body, PULL_BYTES_MAX).collect().await;
+        let body = body.map_err(|error| Status::cancelled(format!("the request broke off: {error}")))?.to_bytes();
+        let (head, body) = self.node.alike.forward(likeness, head, body, &self.backend).await.inspect_err(|_| {
+            self.node.metrics.unanswered();
+        })?;
+        let body = body.map_or_else(|| Either::Right(Empty::new()), Either::Left);
+        Ok(Response::from_parts(head, Either::Right(body)))
     }
 
     /// A claim on the image's layers; `None` where containerd shall do without. An error is the pull's.

@@ -42,8 +42,10 @@ pub(super) struct FakeContainerd {
 #[derive(Default)]
 struct Shared {
     seen: Mutex<Vec<Seen>>,
-    /// How many calls of `Hang` are here.
+    /// How many calls that hang are here.
     hanging: watch::Sender<usize>,
+    /// Whether PullImage hangs.
+    holds_pulls: watch::Sender<bool>,
 }
 
 /// Answers one call.
@@ -78,6 +80,11 @@ impl FakeContainerd {
     /// Waits until so many calls hang.
     pub(super) async fn hanging(&self, count: usize) {
         until_count(&self.shared.hanging, count).await;
+    }
+
+    /// From now on calls of PullImage hang, or those that hang are answered.
+    pub(super) fn hold_pulls(&self, hold: bool) {
+        self.shared.holds_pulls.send_replace(hold);
     }
 
     /// Ends it as a kill would.
@@ -163,6 +170,10 @@ async fn answer(
             Ok(Response::new(stream::repeat_with(move || Ok((block.clone(), &here).0)).boxed()))
         }
         _ => {
+            if method == "PullImage" {
+                let here = Hanging::new(shared);
+                here.0.holds_pulls.subscribe().wait_for(|hold| !hold).await.unwrap();
+            }
             let mut response = Response::new(stream::iter(whole.into_iter().map(Ok)).boxed());
             response.metadata_mut().insert("x-answer", "with it".parse().unwrap());
             response.metadata_mut().insert_bin("x-answer-bin", tonic::metadata::MetadataValue::from_bytes(b"\x00\xff"));

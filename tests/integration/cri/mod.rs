@@ -1,6 +1,7 @@
 //! The CRI proxy: what it passes on, what it looks into, and what it makes of a PullImage.
 #![allow(clippy::disallowed_methods)] // tests hold tasks and end them; the model checker has no part in it
 
+mod alike;
 mod backend;
 mod calls;
 mod passing;
