@@ -3,8 +3,9 @@
 //!
 //! Everything goes on to containerd as the bytes it came as: any service, any method, known or not, metadata, trailers, and what
 //! containerd answers comes back the same way. Only the request of PullImage is looked into, and even that one
-//! is forwarded unchanged. A node depends on this proxy, so it holds no call up for another, keeps nothing
-//! of what passes but a few hundred KiB a stream, sets no deadlines, and turns to containerd anew whenever it was away.
+//! is forwarded unchanged, though once for all that are alike. A node depends on this proxy, so it holds no call up for
+//! another, keeps nothing of what passes but a few hundred KiB a stream, sets no deadlines, and turns to containerd anew
+//! whenever it was away.
 
 mod alike;
 mod backend;
