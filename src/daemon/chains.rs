@@ -70,6 +70,10 @@ impl Chains for ServedChains {
         }
     }
 
+    fn containerd_calls(&self) {
+        self.images.containerd_calls();
+    }
+
     fn settled(&self) {
         self.images.settled();
     }

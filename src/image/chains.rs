@@ -9,6 +9,7 @@ mod find;
 mod garbage;
 mod ledger;
 mod needs;
+mod quiet;
 mod unverified;
 
 pub use find::{ChainError, ChainSource, ChainWanted, Search};
@@ -17,6 +18,7 @@ pub use needs::Held;
 pub(super) use find::Found;
 pub(super) use ledger::{ImageKey, Ledger};
 pub(super) use needs::AtWork;
+pub(super) use quiet::Quiet;
 
 use bytes::Bytes;
 
@@ -98,6 +100,11 @@ impl Images {
 
     pub fn is_claimed(&self, chain: &ChainId) -> bool {
         self.shared.ledger.lock().chains.get(chain).is_some_and(|chain| chain.claims > 0)
+    }
+
+    /// containerd is at work: what nobody waits for yet waits a moment.
+    pub fn containerd_calls(&self) {
+        self.shared.quiet.disturb();
     }
 
     /// All claims of earlier processes have been made again: from now on what is not needed is deleted, what a crash left

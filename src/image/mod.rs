@@ -31,7 +31,7 @@ pub use layer::Need;
 pub use progress::{LayerState, LayerStatus};
 pub use resolve::Asker;
 
-use chains::{Found, Ledger};
+use chains::{Found, Ledger, Quiet};
 use declines::Declines;
 use progress::Progresses;
 use refusals::Refusals;
@@ -148,6 +148,7 @@ struct Shared {
     refusals: Refusals,
     declines: Declines,
     ledger: Mutex<Ledger>,
+    quiet: Quiet,
     /// Says that there may be something to delete.
     work: watch::Sender<()>,
     /// Says that a layer or an image's record is nobody's any more: who waited for that may try.
@@ -184,6 +185,7 @@ impl Images {
             refusals: Refusals::default(),
             declines: Declines::default(),
             ledger: Mutex::new(Ledger::new(index.trust)),
+            quiet: Quiet::default(),
             work: watch::Sender::default(),
             freed: watch::Sender::default(),
             failed_scans: AtomicU64::new(0),

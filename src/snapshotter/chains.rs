@@ -53,6 +53,9 @@ pub trait Chains: Send + Sync + 'static {
     /// Gives a claim back. Returns at once; what is deleted is deleted later.
     fn release(&self, chain: &ChainId);
 
+    /// containerd calls: what is done in the background may step aside.
+    fn containerd_calls(&self);
+
     /// All claims of earlier processes have been made again: what is not claimed by now is left over from a crash.
     fn settled(&self);
 

@@ -49,6 +49,16 @@ pub async fn serve(
 
 struct Service(Snapshots);
 
+// === impl Service ===
+
+impl Service {
+    /// Answers one call, which is counted and timed.
+    async fn call<T>(&self, method: Method, answering: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+        self.0.containerd_calls();
+        self.0.metrics().call(method, answering).await
+    }
+}
+
 #[tonic::async_trait]
 impl Protocol for Service {
     type ListStream = BoxStream<'static, Result<ListSnapshotsResponse, Status>>;
@@ -63,7 +73,7 @@ impl Protocol for Service {
             let mounts = self.0.prepare(new).await?;
             Ok(Response::new(PrepareSnapshotResponse { mounts: told(mounts) }))
         };
-        self.0.metrics().call(Method::Prepare, answering).await
+        self.call(Method::Prepare, answering).await
     }
 
     async fn view(&self, request: Request<ViewSnapshotRequest>) -> Result<Response<ViewSnapshotResponse>, Status> {
@@ -73,7 +83,7 @@ impl Protocol for Service {
             let mounts = self.0.view(new).await?;
             Ok(Response::new(ViewSnapshotResponse { mounts: told(mounts) }))
         };
-        self.0.metrics().call(Method::View, answering).await
+        self.call(Method::View, answering).await
     }
 
     async fn mounts(&self, request: Request<MountsRequest>) -> Result<Response<MountsResponse>, Status> {
@@ -81,7 +91,7 @@ impl Protocol for Service {
             let mounts = self.0.mounts(&request.into_inner().key).await?;
             Ok(Response::new(MountsResponse { mounts: told(mounts) }))
         };
-        self.0.metrics().call(Method::Mounts, answering).await
+        self.call(Method::Mounts, answering).await
     }
 
     async fn commit(&self, request: Request<CommitSnapshotRequest>) -> Result<Response<()>, Status> {
@@ -90,7 +100,7 @@ impl Protocol for Service {
             self.0.commit(Commit { key, name, labels: sorted(labels), parent }).await?;
             Ok(Response::new(()))
         };
-        self.0.metrics().call(Method::Commit, answering).await
+        self.call(Method::Commit, answering).await
     }
 
     async fn remove(&self, request: Request<RemoveSnapshotRequest>) -> Result<Response<()>, Status> {
@@ -98,7 +108,7 @@ impl Protocol for Service {
             self.0.remove(&request.into_inner().key).await?;
             Ok(Response::new(()))
         };
-        self.0.metrics().call(Method::Remove, answering).await
+        self.call(Method::Remove, answering).await
     }
 
     async fn stat(&self, request: Request<StatSnapshotRequest>) -> Result<Response<StatSnapshotResponse>, Status> {
@@ -106,7 +116,7 @@ impl Protocol for Service {
             let snapshot = self.0.stat(&request.into_inner().key)?;
             Ok(Response::new(StatSnapshotResponse { info: Some(info(&snapshot)) }))
         };
-        self.0.metrics().call(Method::Stat, answering).await
+        self.call(Method::Stat, answering).await
     }
 
     async fn update(
@@ -120,7 +130,7 @@ impl Protocol for Service {
             let snapshot = self.0.update(&change.name, sorted(change.labels), named).await?;
             Ok(Response::new(UpdateSnapshotResponse { info: Some(info(&snapshot)) }))
         };
-        self.0.metrics().call(Method::Update, answering).await
+        self.call(Method::Update, answering).await
     }
 
     async fn list(&self, request: Request<ListSnapshotsRequest>) -> Result<Response<Self::ListStream>, Status> {
@@ -132,7 +142,7 @@ impl Protocol for Service {
             };
             Ok(Response::new(stream::iter(found).chunks(LIST_CHUNK).map(chunk).boxed()))
         };
-        self.0.metrics().call(Method::List, answering).await
+        self.call(Method::List, answering).await
     }
 
     async fn usage(&self, request: Request<UsageRequest>) -> Result<Response<UsageResponse>, Status> {
@@ -141,13 +151,13 @@ impl Protocol for Service {
             let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
             Ok(Response::new(UsageResponse { size: number(usage.bytes), inodes: number(usage.inodes) }))
         };
-        self.0.metrics().call(Method::Usage, answering).await
+        self.call(Method::Usage, answering).await
     }
 
     /// Nothing to do: what was removed is being deleted already.
     async fn cleanup(&self, _request: Request<CleanupRequest>) -> Result<Response<()>, Status> {
         let answering = async { Ok(Response::new(())) };
-        self.0.metrics().call(Method::Cleanup, answering).await
+        self.call(Method::Cleanup, answering).await
     }
 }
 

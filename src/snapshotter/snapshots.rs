@@ -174,6 +174,10 @@ impl Snapshots {
         self.shared.book.lock().len()
     }
 
+    pub(super) fn containerd_calls(&self) {
+        self.shared.chains.containerd_calls();
+    }
+
     /// What is measured of the calls.
     pub fn metrics(&self) -> &Metrics {
         &self.shared.metrics
@@ -334,25 +338,6 @@ impl Snapshots {
             Kind::View => Ok(mount::read_only(directories.upper(snapshot.id).fs, &lower, &mapping)),
             Kind::Committed => Err(SnapshotError::Committed(snapshot.name.to_string())),
         }
-    }
-
-    /// What is below with the owners of the mapping, and the mapping that is left to containerd: all of it where the kernel
-    /// has no idmapped FUSE mounts (before 6.12).
-    async fn mapped(
-        &self,
-        id: u64,
-        lower: Vec<PathBuf>,
-        mapping: Mapping,
-    ) -> Result<(Vec<PathBuf>, Mapping), SnapshotError> {
-        let shared = self.shared.clone();
-        blocking(move || match shared.mapped.show(id, &lower, &mapping) {
-            Ok(mapped) => (mapped, Mapping::default()),
-            Err(error) => {
-                tracing::warn!(snapshot = id, %error, "owners cannot be mapped here; that is left to containerd");
-                (lower, mapping)
-            }
-        })
-        .await
     }
 
     /// Where what a committed snapshot holds is seen.

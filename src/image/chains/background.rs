@@ -39,8 +39,10 @@ impl Images {
         });
     }
 
-    /// To the end of each, also where one fails.
+    /// When the pull's own calls are over: who looks into the image meanwhile does not wait for that. To the end of each, also
+    /// where one fails.
     async fn scan_all(&self, image: &Arc<Image>) {
+        self.shared.quiet.wait().await;
         let mut layers: Vec<_> = image.layers.iter().collect();
         layers.sort_by_key(|layer| Reverse(layer.size));
         let mut scans: FuturesUnordered<_> =

@@ -1,10 +1,12 @@
 //! Layers that containerd need not unpack: the AlreadyExists of its contract with remote snapshotters.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::{New, Snapshots, non_empty};
+use super::{New, Snapshots, blocking, non_empty};
 use crate::digest::ChainId;
+use crate::mount::Mapping;
 use crate::snapshotter::book::{CHAIN, Content, Kind, Snapshot};
 use crate::snapshotter::error::SnapshotError;
 use crate::snapshotter::labels;
@@ -85,5 +87,24 @@ impl Snapshots {
         self.write(&snapshot).await?;
         self.shared.book.lock().add(Arc::new(snapshot))?;
         Ok(true)
+    }
+
+    /// What is below with the owners of the mapping, and the mapping that is left to containerd: all of it where the kernel
+    /// has no idmapped FUSE mounts (before 6.12).
+    pub(super) async fn mapped(
+        &self,
+        id: u64,
+        lower: Vec<PathBuf>,
+        mapping: Mapping,
+    ) -> Result<(Vec<PathBuf>, Mapping), SnapshotError> {
+        let shared = self.shared.clone();
+        blocking(move || match shared.mapped.show(id, &lower, &mapping) {
+            Ok(mapped) => (mapped, Mapping::default()),
+            Err(error) => {
+                tracing::warn!(snapshot = id, %error, "owners cannot be mapped here; that is left to containerd");
+                (lower, mapping)
+            }
+        })
+        .await
     }
 }

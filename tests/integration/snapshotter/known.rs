@@ -141,6 +141,8 @@ impl Chains for Known {
         }
     }
 
+    fn containerd_calls(&self) {}
+
     fn settled(&self) {
         self.shared.settled.fetch_add(1, Ordering::SeqCst);
     }
