@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt as _};
 use serde::{Deserialize, Serialize};
 
-use crate::digest::{DiffId, LayerDigest};
+use crate::digest::{DiffId, Digest, LayerDigest};
 
 /// A layer as its manifest and config speak of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +21,7 @@ pub struct Layered {
     /// Bytes of the blob.
     pub size: u64,
     pub media_type: String,
+    /// Its own, and those of the manifest that are about its layers.
     pub annotations: BTreeMap<String, String>,
 }
 
@@ -51,6 +52,19 @@ pub trait Blob: Send + Sync + 'static {
     /// The whole blob in order. Ends early only with an error; a longer source is cut with an error too.
     fn stream(&self) -> BoxStream<'static, Result<Bytes, BlobError>>;
 }
+
+/// What lies where a layer's blob does: documents and blobs that say something of it.
+pub trait Beside: Send + Sync {
+    /// The manifest of this digest, compared with it; manifests have a size that registries limit.
+    fn manifest(&self, digest: Digest) -> BoxFuture<'_, Result<Bytes, BlobError>>;
+
+    /// The blob of this digest, which must have so many bytes. They are not compared with it.
+    fn blob(&self, digest: Digest, size: u64) -> BoxFuture<'_, Result<Bytes, BlobError>>;
+}
+
+/// A place with nothing beside the layer.
+#[derive(Debug, Clone, Copy)]
+pub struct Nothing;
 
 /// Why a blob's bytes could not be had. `message` names host, status and remedy; it never holds a credential.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -122,6 +136,18 @@ impl Blob for InMemory {
             (!rest.is_empty()).then(|| Ok(rest.split_to(rest.len().min(PIECE_BYTES))))
         }))
         .boxed()
+    }
+}
+
+// === impl Nothing ===
+
+impl Beside for Nothing {
+    fn manifest(&self, digest: Digest) -> BoxFuture<'_, Result<Bytes, BlobError>> {
+        Box::pin(async move { Err(BlobError::NotFound(format!("no manifest {digest}"))) })
+    }
+
+    fn blob(&self, digest: Digest, _: u64) -> BoxFuture<'_, Result<Bytes, BlobError>> {
+        Box::pin(async move { Err(BlobError::NotFound(format!("no blob {digest}"))) })
     }
 }
 

@@ -4,7 +4,7 @@
 //! resident only from a `Checked`, and only this file makes one.
 
 use std::fmt;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -36,6 +36,8 @@ pub enum FrameDigest {
     Blake3([u8; 32]),
     /// What an index that somebody else made says.
     Sha256([u8; 32]),
+    /// Of the source's bytes, SHA-256: what they unpack to follows from them.
+    Source([u8; 32]),
 }
 
 /// Why a text is no digest.
@@ -57,7 +59,7 @@ pub struct Mismatch {
     pub got: String,
 }
 
-/// Content whose digest has matched. Only [`check`], [`check_frame`] and [`FrameHashing::finish`] make one.
+/// Content whose digest has matched, or what follows from it. Only this file makes one.
 #[derive(Debug)]
 pub struct Checked<T>(T);
 
@@ -70,6 +72,12 @@ pub struct FrameHashing<W> {
     inner: W,
     hasher: FrameHasher,
     want: FrameDigest,
+}
+
+/// A reader that hashes a frame's source on its way.
+pub struct SourceHashing<R> {
+    inner: R,
+    hasher: Sha256,
 }
 
 /// Of the kind that is wanted.
@@ -223,11 +231,17 @@ impl FrameDigest {
         Self::Blake3(*blake3::hash(bytes).as_bytes())
     }
 
+    /// Whether it is compared with the frame's source, before that is decoded.
+    pub fn is_of_source(&self) -> bool {
+        matches!(self, Self::Source(_))
+    }
+
     /// Of `bytes`, to be compared with this one.
     fn same_of(&self, bytes: &[u8]) -> Self {
         match self {
             Self::Blake3(_) => Self::of(bytes),
             Self::Sha256(_) => Self::Sha256(Sha256::digest(bytes).into()),
+            Self::Source(_) => Self::Source(Sha256::digest(bytes).into()),
         }
     }
 }
@@ -242,7 +256,7 @@ impl fmt::Display for FrameDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Blake3(bytes) => write!(f, "blake3:{}", to_hex(bytes)),
-            Self::Sha256(bytes) => write!(f, "sha256:{}", to_hex(bytes)),
+            Self::Sha256(bytes) | Self::Source(bytes) => write!(f, "sha256:{}", to_hex(bytes)),
         }
     }
 }
@@ -275,6 +289,35 @@ impl<T> Checked<T> {
     pub fn into_inner(self) -> T {
         self.0
     }
+
+    /// What follows from these bytes and nothing else is as they are.
+    pub fn derive<U, E>(self, make: impl FnOnce(T) -> Result<U, E>) -> Result<Checked<U>, E> {
+        make(self.0).map(Checked)
+    }
+}
+
+// === impl SourceHashing ===
+
+impl<R: Read> SourceHashing<R> {
+    pub fn new(inner: R) -> Self {
+        Self { inner, hasher: Sha256::new() }
+    }
+
+    /// What was made of the source alone, as checked, if the digest of all of the source is `want`. Reads it to its end.
+    pub fn finish<T>(mut self, made: T, want: &FrameDigest) -> io::Result<Result<Checked<T>, Mismatch>> {
+        io::copy(&mut self, &mut io::sink())?;
+        let got = FrameDigest::Source(self.hasher.finalize().into());
+        let is_right = got == *want;
+        Ok(if is_right { Ok(Checked(made)) } else { Err(Mismatch { want: want.to_string(), got: got.to_string() }) })
+    }
+}
+
+impl<R: Read> Read for SourceHashing<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(into)?;
+        self.hasher.update(into.get(..read).unwrap_or_default());
+        Ok(read)
+    }
 }
 
 /// Gives `bytes` back as checked if their SHA-256 is `want`.
@@ -296,7 +339,7 @@ impl<W: Write> FrameHashing<W> {
     pub fn new(inner: W, want: &FrameDigest) -> Self {
         let hasher = match want {
             FrameDigest::Blake3(_) => FrameHasher::Blake3(Box::default()),
-            FrameDigest::Sha256(_) => FrameHasher::Sha256(Sha256::new()),
+            FrameDigest::Sha256(_) | FrameDigest::Source(_) => FrameHasher::Sha256(Sha256::new()),
         };
         Self { inner, hasher, want: *want }
     }
@@ -364,6 +407,21 @@ mod tests {
         assert_eq!(ChainId::of(&[a, b, c]), Some(ChainId(abc)));
         assert_eq!(ChainId::of_prefixes(&[a, b, c]), [ChainId(a.0), ChainId(ab), ChainId(abc)]);
         assert_eq!(ChainId::of_prefixes(&[]), []);
+    }
+
+    #[test]
+    fn what_is_made_of_a_source_is_checked_by_the_sources_digest_to_its_end() {
+        let want = FrameDigest::Source(*Digest::of(b"the source").as_bytes());
+        for (source, is_right) in [(&b"the source"[..], true), (b"the sourcf", false), (b"the sourc", false)] {
+            let mut hashing = SourceHashing::new(source);
+            hashing.read_exact(&mut [0; 3]).unwrap();
+            assert_eq!(hashing.finish("made", &want).unwrap().is_ok(), is_right);
+            assert_eq!(check_frame(source, &want).is_ok(), is_right);
+        }
+        // A digest of a source is none of what it decodes to.
+        let mut hashing = FrameHashing::new(Vec::new(), &want);
+        hashing.write_all(b"the source").unwrap();
+        assert!(hashing.finish().is_err());
     }
 
     proptest! {

@@ -1,8 +1,8 @@
 #!/bin/sh
 # index-tools.sh - puts the programs that make indexed images into target/tools/index/: ctr-remote (eStargz and
-# stargz-snapshotter's zstd:chunked) and a skopeo that knows zstd:chunked.
+# stargz-snapshotter's zstd:chunked), soci, and a skopeo that knows zstd:chunked.
 #
-# They are in Debian's unstable suite, the first in no other. Its packages are unpacked below target/tools/ (nothing is
+# They are in Debian's unstable suite, the first two in no other. Its packages are unpacked below target/tools/ (nothing is
 # installed), and what wants a newer libc than Debian 12's is called through its own loader.
 set -eu
 here=$(cd "$(dirname "$0")/.." && pwd)
@@ -11,7 +11,7 @@ programs=$tools/index
 suite=${INDEX_TOOLS_SUITE:-sid}
 
 runs() {
-    "$programs/ctr-remote" --version >/dev/null 2>&1 && "$programs/skopeo" --version >/dev/null 2>&1
+    for p in ctr-remote soci skopeo; do "$programs/$p" --version >/dev/null 2>&1 || return 1; done
 }
 
 mkdir -p "$tools"
@@ -31,10 +31,11 @@ echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $archive $s
 apt="-q -o Dir::Etc::SourceList=$debs/sources.list -o Dir::Etc::SourceParts=- -o Dir::State::Lists=$debs/lists
  -o Dir::Cache=$debs/cache -o APT::Sandbox::User=root"
 # shellcheck disable=SC2086 # options
-(cd "$debs" && apt-get $apt update >/dev/null && apt-get $apt download stargz-snapshotter skopeo libc6 libgpgme45 \
+(cd "$debs" && apt-get $apt update >/dev/null && apt-get $apt download stargz-snapshotter soci-snapshotter skopeo libc6 libgpgme45 \
     libassuan9 libgpg-error0 libsqlite3-0 >/dev/null)
 for deb in "$debs"/*.deb; do dpkg-deb -x "$deb" "$programs/root"; done
-mv "$programs/root/usr/bin/ctr-remote" "$programs/"
+mv "$programs/root/usr/bin/ctr-remote" "$programs/root/usr/bin/soci" "$programs/"
+rm -f "$programs/root/usr/bin/soci-snapshotter-grpc"
 loader=$(find "$programs/root/" -name 'ld-linux-*.so.*' | head -n 1)
 libraries=$(dirname "$(find "$programs/root/" -name libc.so.6 | head -n 1)")
 printf '#!/bin/sh\nexec "%s" --library-path "%s" "%s" "$@"\n' "$loader" "$libraries" "$programs/root/usr/bin/skopeo" >"$programs/skopeo"

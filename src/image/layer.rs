@@ -1,6 +1,7 @@
 //! From a layer's digest to a layer in the store: it is there, or an index is found that the manifest binds to it, or it is
 //! scanned; each once, however many want it.
 
+use super::beside::BesideImage;
 use super::chains::AtWork;
 use super::progress::LayerProgress;
 use super::{Image, ImageError, Images, LayerError, Trust};
@@ -60,15 +61,16 @@ impl Images {
         let (store, digest) = (self.shared.store.clone(), layer.digest);
         let receiving: Receiving = off_thread(move || store.receive(&digest)).await??;
         let limits = self.shared.limits.lock().clone();
-        let indexed = match sources::read(layer, blob.as_ref(), receiving.parts(), &limits).await {
-            Some(Ok(indexed)) => indexed,
-            Some(Err(declined)) => {
+        let beside = BesideImage { registry: self.shared.registry.clone(), origin: image.origin.clone() };
+        let indexed = match sources::read(layer, blob.as_ref(), &beside, receiving.parts(), &limits).await {
+            Ok(Some(indexed)) => indexed,
+            Ok(None) => return Ok(None),
+            Err(declined) => {
                 let cause = with_causes(&declined);
                 tracing::warn!(layer = %layer.digest, image = image.reference, cause, "the layer is scanned");
                 self.shared.declines.note(layer.digest, &cause);
                 return Ok(None);
             }
-            None => return Ok(None),
         };
         let (origin, images) = (image.origin.clone(), self.clone());
         let finish = move || {

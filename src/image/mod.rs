@@ -3,6 +3,7 @@
 //! Everything here that takes long is a flight: one manifest request for all who open an image, one scan for all
 //! who want a layer, one view for all mounts of an image. Dropping what a call returned drops its claim on the work.
 
+mod beside;
 mod chains;
 mod declines;
 mod layer;

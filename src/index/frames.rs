@@ -75,6 +75,8 @@ pub enum IndexSource {
     EStargz,
     /// The table of contents of a zstd:chunked blob.
     ZstdChunked,
+    /// The ztoc of a SOCI index.
+    Soci,
 }
 
 /// The frames of one layer, mapped.
@@ -114,6 +116,7 @@ impl fmt::Display for IndexSource {
             Self::Scan(codec) => write!(f, "scan of {codec}"),
             // As `verifies_layer` has it.
             Self::EStargz => f.write_str("eStargz, bound by the manifest (blob not verified as a whole)"),
+            Self::Soci => f.write_str("SOCI, bound by the manifest (blob not verified as a whole)"),
             Self::ZstdChunked => f.write_str("zstd:chunked, bound by the manifest (blob not verified as a whole)"),
         }
     }

@@ -69,6 +69,8 @@ pub(super) struct Manifest {
     pub(super) media_type: String,
     pub(super) config: Wanted,
     layers: Vec<Descriptor>,
+    /// Annotations of its own that speak of its layers.
+    of_layers: Vec<(String, String)>,
 }
 
 /// What is needed of an image's config.
@@ -258,7 +260,11 @@ impl Manifest {
             return Err(ManifestError::Layers(manifest.layers().len()));
         }
         let config = Wanted::read(config)?;
-        Ok(Self { media_type, config, layers: manifest.layers().clone() })
+        let all = manifest.annotations().iter().flatten();
+        let of_layers =
+            all.filter(|(key, value)| OF_LAYERS.contains(&key.as_str()) && value.len() <= OF_LAYERS_BYTES_MAX);
+        let of_layers = of_layers.map(|(key, value)| (key.clone(), value.clone())).collect();
+        Ok(Self { media_type, config, layers: manifest.layers().clone(), of_layers })
     }
 
     /// The layers with their diff ids, bottom first.
@@ -267,20 +273,30 @@ impl Manifest {
         if layers != diff_ids {
             return Err(ManifestError::DiffIds { layers, diff_ids });
         }
-        self.layers.iter().zip(&config.diff_ids).map(|(layer, diff_id)| layered(layer, *diff_id)).collect()
+        self.layers
+            .iter()
+            .zip(&config.diff_ids)
+            .map(|(layer, diff_id)| layered(layer, *diff_id, &self.of_layers))
+            .collect()
     }
 }
 
-fn layered(layer: &Descriptor, diff_id: DiffId) -> Result<Layered, ManifestError> {
+fn layered(layer: &Descriptor, diff_id: DiffId, of_all: &[(String, String)]) -> Result<Layered, ManifestError> {
     let Wanted { digest, size } = Wanted::read(layer)?;
-    let annotations: BTreeMap<String, String> =
+    let mut annotations: BTreeMap<String, String> =
         layer.annotations().iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect();
+    annotations.extend(of_all.iter().cloned());
     let media_type = layer.media_type().to_string();
     if let Some(kind) = unusable(&media_type, &annotations) {
         return Err(ManifestError::Layer { layer: digest.to_string(), kind });
     }
     Ok(Layered { digest: LayerDigest(digest), diff_id, size, media_type, annotations })
 }
+
+/// Annotations of a manifest that are kept with each of its layers: where the index of them all is (SOCI).
+const OF_LAYERS: &[&str] = &["com.amazon.soci.index-digest"];
+/// A digest has 71 bytes.
+const OF_LAYERS_BYTES_MAX: usize = 256;
 
 /// Annotations that say a layer is not the files' tar, whatever its media type.
 const STRANGE: &[(&str, &str)] = &[

@@ -41,10 +41,11 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 
 use crate::blob::{Blob, BlobError, Blobs, Layered, Origin};
-use crate::digest::{Digest, LayerDigest};
+use crate::digest::{self, Digest, LayerDigest};
 use crate::registry::client::Ask;
 use crate::registry::clients::Clients;
 use crate::registry::layout::Layout;
+use crate::registry::manifest::{ACCEPT, MANIFEST_BYTES_MAX};
 use crate::registry::ranges::LayerBlob;
 use crate::registry::resolve::{Search, Source, aside, local_origin};
 use crate::registry::transport::Weight;
@@ -146,6 +147,14 @@ impl Registry {
         self.shared.resolve(image, want).await
     }
 
+    /// The manifest of this digest where the origin's blobs are, compared with it.
+    ///
+    /// # Errors
+    /// As resolving an image would.
+    pub async fn manifest(&self, digest: Digest, origin: &Origin) -> Result<Bytes, RegistryError> {
+        self.shared.manifest(digest, origin).await
+    }
+
     /// Whether the layer's blob is there and may be had, without a byte of it.
     ///
     /// # Errors
@@ -197,20 +206,52 @@ impl Shared {
             let repository = repository.parse().map_err(|error| RegistryError::Origin(text.clone(), Some(error)))?;
             return Ok(Arc::new(LayerBlob::new(self.clients.clone(), repository, layer, size)));
         }
-        let layout = if let Some(path) = text.strip_prefix(ARCHIVE) {
-            self.archive(PathBuf::from(path)).await?
-        } else if let Some(path) = text.strip_prefix(LAYOUT) {
-            let path = PathBuf::from(path);
-            aside(move || Layout::open_directory(&path).map(Arc::new)).await?
-        } else {
-            return Err(RegistryError::Origin(text.clone(), None));
-        };
+        let layout = self.layout(origin).await?;
         let section = aside(move || layout.blob(&layer.0)).await?;
         if section.size() != size {
             let what = format!("layer {layer} in {text}");
             return Err(RegistryError::Size { what, has: section.size(), want: size });
         }
         Ok(Arc::new(section))
+    }
+
+    /// The layout on disk that an origin names.
+    async fn layout(&self, origin: &Origin) -> Result<Arc<Layout>, RegistryError> {
+        let text = &origin.0;
+        if let Some(path) = text.strip_prefix(ARCHIVE) {
+            return self.archive(PathBuf::from(path)).await;
+        }
+        let path = text.strip_prefix(LAYOUT).ok_or_else(|| RegistryError::Origin(text.clone(), None))?;
+        let path = PathBuf::from(path);
+        aside(move || Layout::open_directory(&path).map(Arc::new)).await
+    }
+
+    async fn manifest(&self, digest: Digest, origin: &Origin) -> Result<Bytes, RegistryError> {
+        let what = format!("the manifest {digest} in {origin}");
+        let bytes = if let Some(repository) = origin.0.strip_prefix(REMOTE) {
+            let repository =
+                repository.parse().map_err(|error| RegistryError::Origin(origin.0.clone(), Some(error)))?;
+            let ask = Ask {
+                what: what.clone(),
+                repository,
+                path: format!("manifests/{digest}"),
+                accept: Some(ACCEPT),
+                range: None,
+                only_head: false,
+                weight: Weight::Light,
+            };
+            self.clients.now().small(&ask, MANIFEST_BYTES_MAX).await?.bytes
+        } else {
+            let (layout, what) = (self.layout(origin).await?, what.clone());
+            aside(move || {
+                let section = layout.blob(&digest)?;
+                let max = MANIFEST_BYTES_MAX;
+                if section.len() > max { Err(RegistryError::TooLarge { what, max }) } else { layout.read(&section) }
+            })
+            .await?
+        };
+        let checked = digest::check(bytes, &digest).map_err(|source| RegistryError::Mismatch { what, source })?;
+        Ok(checked.into_inner())
     }
 
     async fn check(&self, layer: &Layered, origin: &Origin) -> Result<(), RegistryError> {

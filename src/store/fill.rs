@@ -14,7 +14,7 @@ use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use crate::blob::BlobError;
-use crate::digest::{Checked, FrameHashing, LayerDigest, Mismatch, check_frame};
+use crate::digest::{Checked, FrameHashing, LayerDigest, Mismatch, SourceHashing, check_frame};
 use crate::flight::Failed;
 use crate::index::codec::{self, DecodeError};
 use crate::index::frames::{Frame, FrameId, FramesError};
@@ -217,10 +217,18 @@ impl Layer {
         let frame = self.frames().get(FrameId(id)).map_err(|error| self.index_error(error))?;
         let place = |at: u64| at.checked_sub(fetched.start).and_then(|at| usize::try_from(at).ok());
         let place = place(frame.source.start).zip(place(frame.source.end));
-        let mut source = place.and_then(|(start, end)| fetched.bytes.get(start..end)).unwrap_or_default();
-        let mut data = Vec::with_capacity(length(&frame.data) as usize);
-        codec::decode(&frame, &mut source, &mut data).map_err(|error| self.decode_error(id, error))?;
-        let data = check_frame(data, &frame.digest).map_err(|error| self.mismatch(id, error))?;
+        let source = place.and_then(|(start, end)| fetched.bytes.get(start..end)).unwrap_or_default();
+        let decode = |mut source: &[u8]| {
+            let mut data = Vec::with_capacity(length(&frame.data) as usize);
+            codec::decode(&frame, &mut source, &mut data).map_err(|error| self.decode_error(id, error))?;
+            Ok(data)
+        };
+        let check = |error| self.mismatch(id, error);
+        let data = if frame.digest.is_of_source() {
+            check_frame(source, &frame.digest).map_err(check)?.derive(decode)?
+        } else {
+            check_frame(decode(source)?, &frame.digest).map_err(check)?
+        };
         self.keep_bytes(id, frame.data.start, &data).map_err(|error| self.write_error(id, error))
     }
 
@@ -253,6 +261,15 @@ impl Layer {
 
     fn unpack_large(&self, id: u32, frame: &Frame, source: &mut Pieces) -> Result<Checked<BufWriter<File>>, FillError> {
         let unnamed = file::unnamed(self.shared.layout.root()).map_err(|error| self.write_error(id, error))?;
+        if frame.digest.is_of_source() {
+            let mut source = SourceHashing::new(source);
+            let mut out = BufWriter::with_capacity(PIECE_BYTES as usize, unnamed);
+            codec::decode(frame, &mut source, &mut out).map_err(|error| self.decode_error(id, error))?;
+            out.flush().map_err(|error| self.write_error(id, error))?;
+            let finished = source.finish(out, &frame.digest).map_err(DecodeError::Read);
+            let finished = finished.map_err(|error| self.decode_error(id, error))?;
+            return finished.map_err(|error| self.mismatch(id, error));
+        }
         let mut hashing = FrameHashing::new(BufWriter::with_capacity(PIECE_BYTES as usize, unnamed), &frame.digest);
         codec::decode(frame, source, &mut hashing).map_err(|error| self.decode_error(id, error))?;
         hashing.flush().map_err(|error| self.write_error(id, error))?;

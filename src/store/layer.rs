@@ -177,12 +177,16 @@ impl Layer {
         })
     }
 
-    /// Whether the frame's bytes on disk have its digest, or what is wrong with them; nothing is if it is not resident.
+    /// Whether the frame's bytes on disk have its digest, or what is wrong with them; nothing is known to be if it is not
+    /// resident, or if only its source has a digest.
     /// `buffer` is what is read at a time.
     pub(super) fn check_frame(&self, frame: u32, buffer: &mut [u8]) -> Result<(), String> {
         let wrong = |error: FramesError| error.to_string();
         let range = self.frames.data_range(FrameId(frame)).map_err(wrong)?;
         let digest = self.frames.digest(FrameId(frame)).map_err(wrong)?;
+        if digest.is_of_source() {
+            return Ok(()); // which is not kept
+        }
         let hash = || {
             let (mut hashing, mut at) = (FrameHashing::new(io::sink(), &digest), range.start);
             while at < range.end {

@@ -9,7 +9,7 @@
 //!         96 table offset  104 frames  108 zeros  112 what binds the index, or zeros  144 zeros
 //!        224 BLAKE3 of the header up to here and the table
 //! record:  0 source start, end  16 data start, end  32 window start in this file, or what is skipped  40 its length
-//!         44 kind  45 bits  46 kind of digest  47 zero  48 digest of the frame's data  80 BLAKE3 of the packed window
+//!         44 kind  45 bits  46 kind of digest  47 zero  48 digest of the frame's data or source  80 BLAKE3 of the packed window
 //! ```
 
 use std::ops::Range;
@@ -133,6 +133,7 @@ fn code_of(source: IndexSource) -> u32 {
         IndexSource::Scan(Codec::Zstd) => 3,
         IndexSource::EStargz => 4,
         IndexSource::ZstdChunked => 5,
+        IndexSource::Soci => 6,
     }
 }
 
@@ -143,6 +144,7 @@ fn source_of(code: u32) -> Option<IndexSource> {
         3 => IndexSource::Scan(Codec::Zstd),
         4 => IndexSource::EStargz,
         5 => IndexSource::ZstdChunked,
+        6 => IndexSource::Soci,
         _ => return None,
     })
 }
@@ -170,6 +172,7 @@ impl Record {
         let digest = match digest_kind {
             0 => FrameDigest::Blake3(fields.take()?),
             1 => FrameDigest::Sha256(fields.take()?),
+            2 => FrameDigest::Source(fields.take()?),
             _ => return Err(FramesError::Damaged("a frame has an unknown kind of digest")),
         };
         Ok(Self { source, data, start, window: window_at..window_end, digest, window_digest: fields.take()? })
@@ -186,6 +189,7 @@ impl Record {
         let (digest_kind, digest) = match self.digest {
             FrameDigest::Blake3(bytes) => (0, bytes),
             FrameDigest::Sha256(bytes) => (1, bytes),
+            FrameDigest::Source(bytes) => (2, bytes),
         };
         for number in [self.source.start, self.source.end, self.data.start, self.data.end, window_at] {
             into.extend(number.to_le_bytes());

@@ -50,7 +50,7 @@ impl Source for EStargz {
         layer.annotations.get(TOC_DIGEST).filter(|_| is_gzip)?.parse().ok()
     }
 
-    fn read<'a>(&'a self, wanted: &'a Wanted<'a>) -> BoxFuture<'a, Result<Contents, Fault>> {
+    fn read<'a>(&'a self, wanted: &'a Wanted<'a>) -> BoxFuture<'a, Result<Option<Contents>, Fault>> {
         Box::pin(async move {
             let (packed, toc) = fetch(wanted).await?;
             let (bound_by, limits) = (wanted.bound_by, wanted.limits.clone());
@@ -59,7 +59,7 @@ impl Source for EStargz {
             aside(move || {
                 let json = unpack_toc(&packed)?;
                 let json = check(json, &bound_by)?;
-                read_toc(json.get(), &shape, &limits)
+                read_toc(json.get(), &shape, &limits).map(Some)
             })
             .await
         })

@@ -7,13 +7,14 @@
 
 mod estargz;
 mod moment;
+mod soci;
 mod toc;
 mod unpacked;
 mod zstd_chunked;
 
 use futures::future::BoxFuture;
 
-use crate::blob::{Blob, BlobError, Layered};
+use crate::blob::{Beside, Blob, BlobError, Layered};
 use crate::digest::{Digest, Mismatch};
 use crate::index::frames::{Frame, FramesWriter, Heading, IndexSource};
 use crate::index::scan::{Limits, Parts};
@@ -21,10 +22,12 @@ use crate::index::tree::draft::DraftError;
 use crate::index::tree::write::{self, Labels, WriteError};
 
 #[doc(hidden)] // for fuzzing
+pub use soci::{Ztoc, read_ztoc};
+#[doc(hidden)]
 pub use toc::{Packing, Shape, read_toc};
 
 /// A new source is one file and one line here. The first that a layer is bound to is asked, and no other.
-const SOURCES: &[&dyn Source] = &[&zstd_chunked::ZstdChunked, &estargz::EStargz];
+const SOURCES: &[&dyn Source] = &[&zstd_chunked::ZstdChunked, &estargz::EStargz, &soci::Soci];
 
 /// A way in which others write down what is in a layer.
 trait Source: Sync {
@@ -33,14 +36,16 @@ trait Source: Sync {
     /// The digest by which the manifest binds such an index to the layer, if it does.
     fn bound_by(&self, layer: &Layered) -> Option<Digest>;
 
-    /// Fetches the index, in few requests and small ones, and reads it once it has the digest.
-    fn read<'a>(&'a self, wanted: &'a Wanted<'a>) -> BoxFuture<'a, Result<Contents, Fault>>;
+    /// Fetches the index, in few requests and small ones, and reads it once it has the digest. `None`: it leaves the layer
+    /// out.
+    fn read<'a>(&'a self, wanted: &'a Wanted<'a>) -> BoxFuture<'a, Result<Option<Contents>, Fault>>;
 }
 
 /// A layer whose index is looked for.
 struct Wanted<'a> {
     layer: &'a Layered,
     blob: &'a dyn Blob,
+    beside: &'a dyn Beside,
     limits: &'a Limits,
     bound_by: Digest,
 }
@@ -123,6 +128,8 @@ pub enum EntryFault {
     Outside,
     #[error("has a chunk without a digest that could be checked")]
     NoDigest,
+    #[error("is a sparse file, and the index does not say where its bytes are")]
+    Sparse,
     #[error("has a chunk too deep within a member")]
     TooDeep,
     #[error("cannot be in a layer: {0}")]
@@ -148,22 +155,23 @@ fn bound(layer: &Layered) -> Option<(&'static dyn Source, Digest)> {
 }
 
 /// Reads the index that is bound to the layer, and writes tree and frames into `parts`; the data file becomes one hole. None
-/// is bound: `None`. Must be called inside a tokio runtime.
+/// is bound, or it leaves the layer out: `None`. Must be called inside a tokio runtime.
 pub async fn read(
     layer: &Layered,
     blob: &dyn Blob,
+    beside: &dyn Beside,
     parts: &Parts,
     limits: &Limits,
-) -> Option<Result<Indexed, Declined>> {
-    let (source, digest) = bound(layer)?;
-    let wanted = Wanted { layer, blob, limits, bound_by: digest };
+) -> Result<Option<Indexed>, Declined> {
+    let Some((source, digest)) = bound(layer) else { return Ok(None) };
+    let wanted = Wanted { layer, blob, beside, limits, bound_by: digest };
     let read = async {
-        let contents = source.read(&wanted).await?;
+        let Some(contents) = source.read(&wanted).await? else { return Ok(None) };
         let binding = Binding { source: source.kind(), digest };
         let (layer, parts) = (layer.clone(), parts.try_clone().map_err(Fault::Disk)?);
-        aside(move || write(&layer, binding, &contents, &parts)).await
+        aside(move || write(&layer, binding, &contents, &parts)).await.map(Some)
     };
-    Some(read.await.map_err(|cause| Declined { source_kind: source.kind(), cause }))
+    read.await.map_err(|cause| Declined { source_kind: source.kind(), cause })
 }
 
 fn write(layer: &Layered, binding: Binding, contents: &Contents, parts: &Parts) -> Result<Indexed, Fault> {

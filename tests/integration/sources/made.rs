@@ -19,6 +19,8 @@ use crate::index::made::program;
 pub(crate) struct Indexed {
     pub(crate) manifest: Value,
     pub(crate) blobs: BTreeMap<String, Vec<u8>>,
+    /// A manifest beside the image's.
+    pub(crate) index: Option<Value>,
 }
 
 /// A small file among large ones.
@@ -123,7 +125,7 @@ impl Indexed {
         let named = manifest["layers"].as_array().unwrap().iter().chain([&manifest["config"]]);
         let digests = named.map(|descriptor| &descriptor["digest"]);
         let blobs = digests.map(|digest| (digest.as_str().unwrap().to_owned(), blob(digest))).collect();
-        Self { manifest, blobs }
+        Self { manifest, blobs, index: None }
     }
 
     /// A registry that has it with the tag `1` under every name.
@@ -137,9 +139,20 @@ impl Indexed {
         let manifest = self.manifest.to_string().into_bytes();
         registry.put(tag, MANIFEST, &manifest);
         registry.put(&Digest::of(&manifest).to_string(), MANIFEST, &manifest);
+        if let Some(index) = &self.index {
+            let index = index.to_string().into_bytes();
+            registry.put(&Digest::of(&index).to_string(), MANIFEST, &index);
+        }
         for (digest, bytes) in &self.blobs {
             registry.put(digest, "application/octet-stream", bytes);
         }
+    }
+
+    /// Has the image's manifest name the index.
+    pub(crate) fn bind_index(&mut self) {
+        let index = self.index.as_ref().unwrap().to_string();
+        let digest = Digest::of(index.as_bytes()).to_string();
+        self.manifest["annotations"] = serde_json::json!({"com.amazon.soci.index-digest": digest});
     }
 
     pub(crate) fn layer_digest(&self, n: usize) -> String {
@@ -202,6 +215,37 @@ fn convert(options: &[&str]) -> Indexed {
     let ctr_remote = tool("ctr-remote");
     run(workshop.command(&ctr_remote).args(["images", "convert", "--oci"]).args(options).args([from, to])).well();
     workshop.export(to)
+}
+
+/// The image with what soci makes of it with these options, bound by the manifest as version 2 of the format has it. The ztocs
+/// are soci's own; the release at hand writes manifests of version 1 only.
+pub(crate) fn with_soci(image: &Image, options: &[&str]) -> Indexed {
+    let workshop = Workshop::open();
+    let name = "oncefs.test/image:original";
+    workshop.import(image, name);
+    let at = workshop.dir.path();
+    // It keeps its content where nobody else's may be touched.
+    let line = format!(
+        "mount -t tmpfs none /var/lib && mkdir /var/lib/soci-snapshotter-grpc && {soci} -a {at}/c.sock create {options} {name} && \
+         cp -r /var/lib/soci-snapshotter-grpc/content/blobs/sha256 {at}/soci",
+        soci = tool("soci").display(),
+        at = at.display(),
+        options = options.join(" "),
+    );
+    run(Command::new("unshare").args(["--mount", "sh", "-ec", &line])).well();
+    let mut indexed = workshop.export(name);
+    for entry in fs::read_dir(at.join("soci")).unwrap() {
+        let bytes = fs::read(entry.unwrap().path()).unwrap();
+        match serde_json::from_slice::<Value>(&bytes) {
+            Ok(index) if index["layers"].is_array() => indexed.index = Some(index),
+            _ => drop(indexed.blobs.insert(Digest::of(&bytes).to_string(), bytes)),
+        }
+    }
+    let index = indexed.index.as_mut().unwrap();
+    index.as_object_mut().unwrap().remove("subject");
+    index["config"]["mediaType"] = "application/vnd.amazon.soci.index.v2+json".into();
+    indexed.bind_index();
+    indexed
 }
 
 /// A program that `tests/index-tools.sh` has fetched.

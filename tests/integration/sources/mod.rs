@@ -3,4 +3,5 @@
 mod estargz;
 mod made;
 mod shared;
+mod soci;
 mod zstd_chunked;

@@ -8,7 +8,7 @@ use flate2::write::GzEncoder;
 use proptest::prelude::*;
 
 use super::*;
-use crate::blob::InMemory;
+use crate::blob::{InMemory, Nothing};
 use crate::digest::{DiffId, LayerDigest};
 use crate::index::scan::Limits;
 
@@ -40,9 +40,9 @@ fn read(blob: Vec<u8>, bound_by: Digest) -> Result<Contents, Fault> {
         annotations: BTreeMap::new(),
     };
     let (blob, limits) = (InMemory(blob.into()), Limits::default());
-    let wanted = Wanted { layer: &layer, blob: &blob, limits: &limits, bound_by };
+    let wanted = Wanted { layer: &layer, blob: &blob, beside: &Nothing, limits: &limits, bound_by };
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    runtime.block_on(EStargz.read(&wanted))
+    runtime.block_on(EStargz.read(&wanted)).map(Option::unwrap)
 }
 
 const EMPTY: &[u8] = br#"{"version": 1, "entries": []}"#;

@@ -1,0 +1,84 @@
+//! SOCI (soci-snapshotter, docs/soci-index-manifest-v2.md): an index beside the image, which the image's manifest names. It
+//! is a manifest whose layers are ztocs, one for each of the image's layers that is worth it.
+
+mod flat;
+mod ztoc;
+
+use futures::future::BoxFuture;
+use serde::Deserialize;
+
+use super::{Contents, Fault, Source, Wanted, aside};
+use crate::blob::Layered;
+use crate::digest::{Digest, LayerDigest, check};
+use crate::index::frames::IndexSource;
+
+#[doc(hidden)] // for fuzzing
+pub use ztoc::{Ztoc, read_ztoc};
+
+pub(super) struct Soci;
+
+/// What the image's manifest calls its index, kept with each of its layers.
+const INDEX_DIGEST: &str = "com.amazon.soci.index-digest";
+/// What the index calls the layer that a ztoc is of.
+const LAYER_DIGEST: &str = "com.amazon.soci.image-layer-digest";
+
+/// Some 1 % of the tar: enough for layers of 12 GB.
+const ZTOC_BYTES_MAX: u64 = 128 << 20;
+
+/// What of the index manifest matters.
+#[derive(Deserialize)]
+struct IndexText {
+    layers: Vec<ZtocText>,
+}
+
+#[derive(Deserialize)]
+struct ZtocText {
+    digest: Digest,
+    size: u64,
+    #[serde(default)]
+    annotations: std::collections::BTreeMap<String, String>,
+}
+
+impl Source for Soci {
+    fn kind(&self) -> IndexSource {
+        IndexSource::Soci
+    }
+
+    fn bound_by(&self, layer: &Layered) -> Option<Digest> {
+        layer.annotations.get(INDEX_DIGEST)?.parse().ok()
+    }
+
+    fn read<'a>(&'a self, wanted: &'a Wanted<'a>) -> BoxFuture<'a, Result<Option<Contents>, Fault>> {
+        Box::pin(async move {
+            let layer = wanted.layer;
+            let index = wanted.beside.manifest(wanted.bound_by).await?;
+            let Some((digest, size)) = ztoc_of(&index, layer.digest)? else { return Ok(None) };
+            if size > ZTOC_BYTES_MAX {
+                return Err(Fault::TooLarge(ZTOC_BYTES_MAX));
+            }
+            let bytes = check(wanted.beside.blob(digest, size).await?, &digest)?;
+            let (blob_bytes, limits) = (layer.size, wanted.limits.clone());
+            let ztoc = aside(move || read_ztoc(bytes.get(), blob_bytes, &limits)).await?;
+            if ztoc.assumes_short_header {
+                check_header(wanted).await?;
+            }
+            Ok(Some(ztoc.contents))
+        })
+    }
+}
+
+/// The layer's ztoc, if the index has one: small layers are left out, and those that are no gzip.
+fn ztoc_of(index: &[u8], layer: LayerDigest) -> Result<Option<(Digest, u64)>, Fault> {
+    let index: IndexText = serde_json::from_slice(index)?;
+    let of_layer = |ztoc: &&ZtocText| ztoc.annotations.get(LAYER_DIGEST).is_some_and(|name| *name == layer.to_string());
+    Ok(index.layers.iter().find(of_layer).map(|ztoc| (ztoc.digest, ztoc.size)))
+}
+
+/// That the blob begins with a gzip header that has no field more than all have.
+async fn check_header(wanted: &Wanted<'_>) -> Result<(), Fault> {
+    let head = wanted.blob.range(0..wanted.layer.size.min(4)).await?;
+    match head.as_ref() {
+        [0x1f, 0x8b, 8, 0] => Ok(()),
+        _ => Err(Fault::Format("its ztoc is of a version that expects another gzip header than the blob has")),
+    }
+}
