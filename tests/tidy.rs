@@ -73,7 +73,7 @@ const HOME: &[(&str, &[&str])] = &[
     ("indicatif", &["cli/"]),
     ("libc", &["sys/"]),
     ("libz_rs_sys", &["sys/"]),
-    ("lru", &["view/"]),
+    ("lru", &["store/unkept.rs", "view/"]),
     ("memmap2", &["sys/"]),
     ("oci_spec", &["registry/"]),
     ("prometheus_client", &["metrics.rs"]),

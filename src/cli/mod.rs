@@ -7,7 +7,9 @@ mod connection;
 mod inspect;
 mod man;
 mod mount;
+mod pin;
 mod progress;
+mod prune;
 mod pull;
 mod serve;
 mod status;
@@ -81,6 +83,9 @@ enum Command {
     Pull(pull::Pull),
     Status(status::Status),
     Inspect(inspect::Inspect),
+    Pin(pin::Pin),
+    Unpin(pin::Unpin),
+    Prune(prune::Prune),
     Check(check::Check),
     Config(config::Show),
     Completions(completions::Completions),
@@ -158,6 +163,9 @@ fn perform(command: Command, setting: &Setting) -> Result<ExitCode, Failure> {
             Command::Pull(command) => command.run(setting).await,
             Command::Status(command) => command.run(setting).await,
             Command::Inspect(command) => command.run(setting).await,
+            Command::Pin(command) => command.run(setting).await,
+            Command::Unpin(command) => command.run(setting).await,
+            Command::Prune(command) => command.run(setting).await,
             Command::Check(command) => command.run(setting).await,
             Command::Completions(_) | Command::Man(_) | Command::Config(_) => unreachable!("bug: it needs no runtime"),
             Command::Serve(command) => command.run(setting).await,

@@ -7,7 +7,9 @@ use clap::Args;
 use super::connection::{Asked, unexpected};
 use super::progress::{Shown, bytes, short};
 use super::{Setting, print_json, print_line};
-use crate::control::{Call, ClaimedReport, Failure, LayerReport, MountReport, Outcome, State, StatusReport};
+use crate::control::{
+    CacheReport, Call, ClaimedReport, Failure, LayerReport, MountReport, Outcome, State, StatusReport,
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -43,6 +45,7 @@ fn print(status: &StatusReport) {
     let server = status.server.map_or("no server runs".to_owned(), |pid| format!("server: process {pid}"));
     let free = format!("{} free of {}", bytes(status.free_bytes), bytes(status.total_bytes));
     print_line(&format!("store: {} ({free}); {server}", status.root.display()));
+    print_cache(&status.cache);
     for mount in &status.mounts {
         print_line("");
         print_mount(mount);
@@ -65,6 +68,19 @@ fn print(status: &StatusReport) {
         });
         others.into_iter().for_each(print_layer);
     }
+}
+
+fn print_cache(cache: &CacheReport) {
+    let bound = match cache.max_bytes {
+        0 => "no bound".to_owned(),
+        max => format!("of {}; above {} some goes", bytes(max), bytes(cache.high_bytes)),
+    };
+    let unkept = match cache.unkept_frames {
+        0 => String::new(),
+        frames => format!("; {frames} frames served without being kept"),
+    };
+    print_line(&format!("cache: {} used, {bound}{unkept}", bytes(cache.used_bytes)));
+    cache.pinned.iter().for_each(|pinned| print_line(&format!("pinned: {pinned}")));
 }
 
 fn print_mount(mount: &MountReport) {

@@ -24,7 +24,17 @@ const CALL_BYTES_MAX: usize = 64 << 10;
 /// All that the control socket answers.
 pub(super) fn control(server: &Arc<Server>, exposed: &Arc<Exposed>) -> Router {
     let mut router = Router::new();
-    for path in ["/v1/mount", "/v1/umount", "/v1/pull", "/v1/status", "/v1/inspect", "/v1/check"] {
+    for path in [
+        "/v1/mount",
+        "/v1/umount",
+        "/v1/pull",
+        "/v1/status",
+        "/v1/inspect",
+        "/v1/check",
+        "/v1/pin",
+        "/v1/unpin",
+        "/v1/prune",
+    ] {
         router = router.route(path, post(answer));
     }
     let calls = router.layer(DefaultBodyLimit::max(CALL_BYTES_MAX)).with_state(server.clone());

@@ -135,6 +135,17 @@ impl fmt::Debug for Looked {
     }
 }
 
+impl Looked {
+    fn encode_cache(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let usage = self.node.images().store().cache_usage();
+        let bytes = Some(&Unit::Bytes);
+        gauge(encoder, "cache_max", "Bound of the content on disk; 0 is without one", bytes, usage.max_bytes)?;
+        counter(encoder, "cache_evicted_frames", "Frames that went to make room", usage.evicted.frames)?;
+        counter(encoder, "cache_unkept_frames", "Frames served without being kept: no room", usage.unkept_frames)?;
+        gauge(encoder, "cache_pinned", "Pinned images", None, self.node.images().pinned().len() as u64)
+    }
+}
+
 impl Collector for Looked {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let images = self.node.images();
@@ -148,6 +159,7 @@ impl Collector for Looked {
         gauge(&mut encoder, "layers", "Layers in the store", None, layers)?;
         gauge(&mut encoder, "layers_data", "Content of the layers in the store", bytes, data)?;
         gauge(&mut encoder, "layers_resident", "Of it, what is here and verified", bytes, resident)?;
+        self.encode_cache(&mut encoder)?;
         if let Ok(space) = images.store().statfs() {
             gauge(&mut encoder, "store_free", "Room for more on the store's disk", bytes, space.available)?;
         }

@@ -42,6 +42,7 @@ impl Node {
                 opened => break opened.map_err(|error| failure::of_store(&error))?,
             }
         };
+        store.set_cache(config.cache.clone());
         let (scan, index) = (config.scan.clone(), config.index.clone());
         Ok(Self { images: blocking(move || Images::new(registry, store, scan, &index)).await? })
     }
@@ -57,12 +58,7 @@ impl Node {
         platform: Option<&str>,
         asker: Asker,
     ) -> Result<Arc<Image>, Failure> {
-        let wrong = |error: &dyn std::fmt::Display| Failure::new(FailureKind::Usage, format!("{image}: {error}"));
-        let reference: Reference = image.parse().map_err(|error| wrong(&error))?;
-        let platform = match platform {
-            Some(platform) => platform.parse().map_err(|error| wrong(&error))?,
-            None => Platform::host(),
-        };
+        let (reference, platform) = named(image, platform)?;
         self.images.resolve(&reference, &platform, asker).await.map_err(failure::of_image)
     }
 
@@ -123,6 +119,7 @@ impl Node {
                 layers,
                 free_bytes: space.available,
                 total_bytes: space.total,
+                cache: super::cache::report(&images),
                 scans: images.scan_counts(),
             })
         })
@@ -161,6 +158,17 @@ impl Node {
         let store = self.images.store().clone();
         blocking(move || store.sync()).await?.map_err(|error| failure::of_store(&error))
     }
+}
+
+/// What a user means by an image's name and platform.
+pub(super) fn named(image: &str, platform: Option<&str>) -> Result<(Reference, Platform), Failure> {
+    let wrong = |error: &dyn std::fmt::Display| Failure::new(FailureKind::Usage, format!("{image}: {error}"));
+    let reference = image.parse().map_err(|error| wrong(&error))?;
+    let platform = match platform {
+        Some(platform) => platform.parse().map_err(|error| wrong(&error))?,
+        None => Platform::host(),
+    };
+    Ok((reference, platform))
 }
 
 /// Runs what waits for the disk where it holds nobody up.

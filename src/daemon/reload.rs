@@ -20,7 +20,7 @@ pub(super) struct Reload {
 }
 
 /// Keys, or whole sections, that are changed while the server runs. All others need a new start.
-const CHANGED_AT_ONCE: [&str; 4] = ["log", "registry.", "scan.limits.", "server.drain_secs"];
+const CHANGED_AT_ONCE: [&str; 5] = ["log", "registry.", "cache.", "scan.limits.", "server.drain_secs"];
 
 // === impl Reload ===
 
@@ -93,6 +93,8 @@ impl Reload {
             self.node.images().set_limits(new.scan.limits.clone());
             config.scan.limits = new.scan.limits;
         }
+        self.node.images().store().set_cache(new.cache.clone());
+        config.cache = new.cache;
         config.server.drain_secs = new.server.drain_secs;
         if let Err(error) = &refused {
             tracing::error!(error, "a part of the new configuration is refused; the old values stay in force");

@@ -172,6 +172,9 @@ impl Server {
             Call::Pull(call) => Outcome::Pulled(self.node.pull(call, news).await?),
             Call::Inspect(call) => Outcome::Inspected(Box::new(self.node.inspect(call).await?)),
             Call::Check { repair } => Outcome::Checked(self.node.check(*repair, news).await?),
+            Call::Pin(call) => Outcome::Pinned(self.node.pin(call).await?),
+            Call::Unpin(call) => Outcome::Unpinned(self.node.unpin(call).await?),
+            Call::Prune(call) => Outcome::Pruned(self.node.prune(call).await?),
             Call::Status => {
                 let mut status = self.node.status().await?;
                 status.server = Some(std::process::id());

@@ -11,6 +11,7 @@ mod ledger;
 mod needs;
 mod quiet;
 mod unverified;
+mod uses;
 
 pub use find::{ChainError, ChainSource, ChainWanted, Search};
 pub use needs::Held;

@@ -4,6 +4,7 @@
 //! who want a layer, one view for all mounts of an image. Dropping what a call returned drops its claim on the work.
 
 mod beside;
+mod cache;
 mod chains;
 mod declines;
 mod layer;
@@ -27,6 +28,7 @@ use crate::sync::atomic::AtomicU64;
 use crate::sync::{Arc, Mutex};
 use crate::view::{LayerSlot, Lower, View, ViewError, ViewSlot};
 
+pub use cache::{Pinned, Prune, Pruned};
 pub use chains::{ChainError, ChainSource, ChainUsage, ChainWanted, ClaimedImage, Held, Search};
 pub use layer::Need;
 pub use progress::{LayerState, LayerStatus};
@@ -193,6 +195,10 @@ impl Images {
         };
         let images = Self { shared: Arc::new(shared) };
         images.recall();
+        images.recall_pins();
+        let shared = Arc::downgrade(&images.shared);
+        let uses = move || shared.upgrade().map(|shared| Self { shared }.uses()).unwrap_or_default();
+        images.shared.store.set_uses(Arc::new(uses));
         images
     }
 

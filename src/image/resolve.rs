@@ -143,7 +143,7 @@ impl Images {
         Ok((image, held))
     }
 
-    async fn off_thread<T: Send + 'static>(
+    pub(super) async fn off_thread<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, ImageError> {

@@ -7,6 +7,8 @@
 //! reserved before each change, values are kept small enough never to become files of their own, and after an
 //! error all the same the database is not touched again by this process.
 
+mod cache;
+mod layers;
 mod snapshots;
 
 use std::fs;
@@ -65,6 +67,9 @@ struct Trees {
     images: sled::Tree,
     /// See `snapshots`.
     snapshots: sled::Tree,
+    /// See `cache`.
+    pins: sled::Tree,
+    accesses: sled::Tree,
     db: sled::Db,
     /// sled's log, for reserving space and for what sled's own flush leaves out.
     log: File,
@@ -108,26 +113,6 @@ impl Db {
         };
         let db = Self { layout: layout.clone(), trees: Mutex::new(Some(trees)), counting: Mutex::default() };
         Ok(Opened { db, layers, lost })
-    }
-
-    /// Records a layer under a slot of its own, never used before.
-    pub(super) fn add_layer(
-        &self,
-        digest: &LayerDigest,
-        record: impl Fn(u32) -> LayerRecord,
-    ) -> Result<u32, StoreError> {
-        let slot = self.next(Counter::Layer, 1)?;
-        self.put_layer(digest, &record(slot))?;
-        Ok(slot)
-    }
-
-    pub(super) fn put_layer(&self, digest: &LayerDigest, record: &LayerRecord) -> Result<(), StoreError> {
-        let bytes = record.encode();
-        self.change(bytes.len(), |trees| trees.layers.insert(digest.0.as_bytes(), bytes).map(drop))
-    }
-
-    pub(super) fn remove_layer(&self, digest: &LayerDigest) -> Result<(), StoreError> {
-        self.change(0, |trees| trees.layers.remove(digest.0.as_bytes()).map(drop))
     }
 
     /// The first of so many numbers for views.
@@ -257,7 +242,8 @@ impl Trees {
         let (meta, layers, images, snapshots) = (tree("meta")?, tree("layers")?, tree("images")?, tree("snapshots")?);
         let log = path.join("db");
         let log = File::options().write(true).open(&log).map_err(StoreError::io("open", &log));
-        Ok(Self { meta, layers, images, snapshots, db, log: log.map_err(Trouble::Failed)? })
+        let (pins, accesses) = (tree("pins")?, tree("accesses")?);
+        Ok(Self { meta, layers, images, snapshots, pins, accesses, db, log: log.map_err(Trouble::Failed)? })
     }
 
     /// Makes sure that a change which writes so many bytes finds its space.

@@ -139,7 +139,8 @@ impl Layer {
     /// The frames of `frames` that are not resident, neighbours together as far as one request may go.
     fn plan(&self, frames: Range<u32>) -> Result<Vec<Range<u32>>, FillError> {
         let mut requests: Vec<(Range<u32>, Range<u64>)> = Vec::new();
-        for frame in (frames.start..frames.end.min(self.frames().len())).filter(|frame| !self.is_resident(*frame)) {
+        let all = frames.start..frames.end.min(self.frames().len());
+        for frame in all.filter(|frame| !self.is_at_hand(*frame)) {
             let source = self.frames().source_range(FrameId(frame)).map_err(|error| self.index_error(error))?;
             match requests.last_mut() {
                 Some((frames, bytes)) if frames.end == frame && is_next(bytes, &source) => {
@@ -165,7 +166,7 @@ impl Layer {
             tickets.push(self.shared.fills.join((self.slot(), frame), || {
                 // Nobody else fills the frame from here on; but somebody may have since it was planned for.
                 let way = match is_large(&source, &data) {
-                    _ if self.is_resident(frame) => Way::Resident,
+                    _ if self.is_at_hand(frame) => Way::Resident,
                     true => Way::Large,
                     false => Way::Small(request.fetching.clone()),
                 };
@@ -212,8 +213,8 @@ impl Layer {
         .await
     }
 
-    /// Decodes and checks a frame in memory, and keeps it.
-    fn keep_small(&self, id: u32, fetched: &Fetched) -> Result<(), FillError> {
+    /// Decodes and checks a frame in memory, and keeps it if there is room.
+    fn keep_small(self: &Arc<Self>, id: u32, fetched: &Fetched) -> Result<(), FillError> {
         let frame = self.frames().get(FrameId(id)).map_err(|error| self.index_error(error))?;
         let place = |at: u64| at.checked_sub(fetched.start).and_then(|at| usize::try_from(at).ok());
         let place = place(frame.source.start).zip(place(frame.source.end));
@@ -229,7 +230,16 @@ impl Layer {
         } else {
             check_frame(decode(source)?, &frame.digest).map_err(check)?
         };
-        self.keep_bytes(id, frame.data.start, &data).map_err(|error| self.write_error(id, error))
+        let Some(room) = self.shared.cache.room(length(&frame.data)) else {
+            self.lend(id, data, &"the cache is full of what may not go");
+            return Ok(());
+        };
+        match self.keep_bytes(id, frame.data.start, &data).map_err(|error| self.write_error(id, error)) {
+            Ok(()) => room.kept(),
+            Err(error @ FillError::Full { .. }) => self.lend(id, data, &error),
+            Err(error) => return Err(error),
+        }
+        Ok(())
     }
 
     /// Fetches a frame piece by piece, decodes and checks it into an unnamed file, and keeps it from there.
@@ -241,7 +251,10 @@ impl Layer {
         let keeping = blocking(move || {
             let _until_the_end = permit;
             let checked = layer.unpack_large(id, &frame, &mut Pieces::new(source))?;
-            layer.keep_file(id, &frame.data, &checked).map_err(|error| layer.write_error(id, error))
+            let room = layer.shared.cache.room(length(&frame.data)).ok_or_else(|| layer.no_room(id))?;
+            layer.keep_file(id, &frame.data, &checked).map_err(|error| layer.write_error(id, error))?;
+            room.kept();
+            Ok(())
         });
         let sending = async {
             let mut at = range.start;
@@ -310,6 +323,13 @@ impl Layer {
 
     fn mismatch(&self, frame: u32, source: Mismatch) -> FillError {
         FillError::Mismatch { layer: self.digest(), frame, source }
+    }
+
+    /// What is not kept must pass through memory, and this frame is too large for that.
+    fn no_room(&self, frame: u32) -> FillError {
+        let cause = "the cache is full of what may not go; make max_bytes in [cache] larger, or unpin an image";
+        let source = Arc::new(io::Error::new(io::ErrorKind::StorageFull, cause));
+        FillError::Full { layer: self.digest(), frame, source }
     }
 
     fn write_error(&self, frame: u32, error: io::Error) -> FillError {

@@ -13,7 +13,9 @@ use crate::blob::{Blob, Origin};
 use crate::digest::{Checked, DiffId, FrameHashing, LayerDigest};
 use crate::index::frames::{FrameId, Frames, FramesError};
 use crate::index::tree::read::Tree;
+use crate::store::cache::Evicted;
 use crate::store::layout::{DATA, FRAMES, Layout, RESIDENT, TREE};
+use crate::store::recency::{self, Recency};
 use crate::store::resident::{Resident, ResidentError, Unread};
 use crate::store::{Shared, StoreError};
 use crate::sync::atomic::AtomicBool;
@@ -29,6 +31,7 @@ pub struct Layer {
     tree: Arc<Tree>,
     frames: Frames,
     resident: Resident,
+    recency: Recency,
     origin: Mutex<Option<Origin>>,
     /// The blob that frames are fetched from, once one was; empty again after it failed.
     pub(super) blob: tokio::sync::Mutex<Option<Arc<dyn Blob>>>,
@@ -97,6 +100,7 @@ impl Layer {
             return Err(damaged(format!("data has {length} bytes instead of {}", frames.heading().data_bytes)));
         }
         let resident = open_resident(&directory, digest, frames.len())?;
+        let recency = Recency::new(frames.heading().data_bytes, shared.cache.last_access(&digest));
         Ok(Self {
             digest,
             slot,
@@ -105,6 +109,7 @@ impl Layer {
             tree: Arc::new(tree),
             frames,
             resident,
+            recency,
             origin: Mutex::new(origin),
             blob: tokio::sync::Mutex::new(None),
             sync_awaited: AtomicBool::new(false),
@@ -170,11 +175,16 @@ impl Layer {
     pub fn read_at(&self, at: u64, out: &mut [u8]) -> Result<(), ReadError> {
         let end = at.checked_add(out.len() as u64).filter(|end| *end <= self.data_bytes());
         let range = at..end.ok_or(ReadError::Beyond { layer: self.digest, at })?;
+        self.recency.note(&range, recency::now());
         let read = self.resident.read(|| self.frames.covering(range.clone()), || self.data.read_exact_at(out, at));
-        read.map_err(|unread| match unread {
-            Unread::NotResident(frames) => ReadError::NotResident { frames },
-            Unread::Failed(source) => ReadError::Io { layer: self.digest, source },
-        })
+        match read {
+            Ok(()) => Ok(()),
+            Err(Unread::NotResident(frames)) => match self.read_unkept(range, out)? {
+                true => Ok(()),
+                false => Err(ReadError::NotResident { frames }),
+            },
+            Err(Unread::Failed(source)) => Err(ReadError::Io { layer: self.digest, source }),
+        }
     }
 
     /// Whether the frame's bytes on disk have its digest, or what is wrong with them; nothing is known to be if it is not
@@ -207,14 +217,22 @@ impl Layer {
     /// Gives the disk space of these frames back; who reads them again fetches them. They are forgotten on disk
     /// before their bytes are taken away. Blocking.
     pub fn drop_frames(&self, frames: Range<u32>) -> Result<(), StoreError> {
+        self.drop_some(frames).map(drop)
+    }
+
+    /// The same for frames that need not be neighbours; says what went.
+    pub(super) fn drop_some(&self, frames: impl IntoIterator<Item = u32>) -> Result<Evicted, StoreError> {
+        let mut gone = Evicted::default();
         let punch = |frames: &[u32]| {
             frames.iter().try_for_each(|frame| {
                 let range = self.frames.data_range(FrameId(*frame)).map_err(io::Error::other)?;
+                gone.frames += 1;
+                gone.bytes += range.end - range.start;
                 file::punch(&self.data, range)
             })
         };
         let dropped = self.resident.drop_frames(frames, punch);
-        dropped.map_err(StoreError::io("drop frames of", &self.directory))
+        dropped.map_err(StoreError::io("drop frames of", &self.directory)).map(|()| gone)
     }
 
     /// Writes down which frames are resident, so that a restart knows. Blocking.
@@ -238,6 +256,20 @@ impl Layer {
         if let Ok(mut blob) = self.blob.try_lock() {
             *blob = None;
         }
+    }
+
+    /// When which part was read.
+    pub(super) fn recency(&self) -> &Recency {
+        &self.recency
+    }
+
+    pub(super) fn resident(&self) -> &Resident {
+        &self.resident
+    }
+
+    /// Not to be read where the frame is not resident.
+    pub(super) fn data(&self) -> &File {
+        &self.data
     }
 
     pub(super) fn directory(&self) -> &Path {

@@ -4,18 +4,22 @@
 //! from then on its bytes may come and go frame by frame ([`Layer::fill`], [`Layer::drop_frames`]), checked each
 //! time. Nothing here knows a registry or a mount.
 
+mod cache;
 mod check;
 mod db;
 mod error;
 mod fill;
 mod layer;
 mod layout;
+mod lend;
 mod receive;
+mod recency;
 mod records;
 mod recover;
 mod resident;
 mod slots;
 mod source;
+mod unkept;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -28,6 +32,7 @@ use tokio::sync::Semaphore;
 use crate::blob::{Blobs, Origin};
 use crate::digest::LayerDigest;
 use crate::flight::Flight;
+use crate::store::cache::Cache;
 use crate::store::db::Db;
 use crate::store::layout::Layout;
 use crate::store::records::LayerRecord;
@@ -36,6 +41,7 @@ use crate::sync::{Arc, Mutex};
 use crate::sys::file;
 
 pub use crate::sys::file::Space;
+pub use cache::{CacheConfig, CacheUsage, Evicted, Uses, UsesOf};
 pub use check::{CheckProgress, CheckReport};
 pub use error::StoreError;
 pub use fill::{FillError, FillFailed};
@@ -84,6 +90,7 @@ pub(crate) struct Shared {
     fetches: Arc<Semaphore>,
     /// Frames decoded at once: as many as there are cores; each holds up to 8 MiB.
     decodes: Arc<Semaphore>,
+    cache: Cache,
     /// Locked as long as this lives.
     lock: File,
 }
@@ -106,6 +113,7 @@ impl Store {
         let layout = Layout::new(root);
         let lock = recover::take(&layout)?;
         let (db, records) = recover::bring_in_order(&layout, &lock)?;
+        let accesses = db.accesses()?.into_iter().collect();
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let shared = Shared {
             layout,
@@ -113,6 +121,7 @@ impl Store {
             fills: Flight::new(),
             fetches: Arc::new(Semaphore::new(config.fetches_at_once.clamp(1, 1024))),
             decodes: Arc::new(Semaphore::new(cores)),
+            cache: Cache::new(accesses),
             lock,
         };
         let entries = records.into_iter().map(|(digest, record)| (digest, Arc::new(Entry::new(digest, record))));
@@ -123,7 +132,9 @@ impl Store {
             staged: AtomicU64::new(0),
             shared: Arc::new(shared),
         };
-        Ok(Self { inner: Arc::new(inner) })
+        let inner = Arc::new(inner);
+        inner.shared.cache.belongs_to(&inner);
+        Ok(Self { inner })
     }
 
     /// The layer, if the store has it. One whose files turn out to be damaged is removed, with a warning, and is not
@@ -146,9 +157,14 @@ impl Store {
         self.entry(digest).is_some()
     }
 
+    /// Of all layers.
+    pub fn digests(&self) -> Vec<LayerDigest> {
+        self.inner.entries.lock().keys().copied().collect()
+    }
+
     /// All layers that can be opened, by digest. Blocking.
     pub fn layers(&self) -> Vec<Arc<Layer>> {
-        let digests: Vec<LayerDigest> = self.inner.entries.lock().keys().copied().collect();
+        let digests = self.digests();
         let open = |digest| {
             self.layer(digest).unwrap_or_else(|error| {
                 tracing::warn!(layer = %digest, %error, "leaving out a layer that cannot be opened");
@@ -304,7 +320,16 @@ impl Inner {
     fn sync(&self) -> Result<(), StoreError> {
         let entries: Vec<Arc<Entry>> = self.entries.lock().values().cloned().collect();
         let opened: Vec<Arc<Layer>> = entries.iter().filter_map(|entry| entry.opened.lock().clone()).collect();
-        opened.iter().try_for_each(|layer| layer.sync())
+        opened.iter().try_for_each(|layer| layer.sync())?;
+        self.write_accesses(&opened)
+    }
+
+    /// Writes down when layers were read that were read since the store was opened. Seldom, and all at once.
+    fn write_accesses(&self, opened: &[Arc<Layer>]) -> Result<(), StoreError> {
+        let read = opened.iter().map(|layer| (layer.digest(), layer.recency().latest()));
+        let cache = &self.shared.cache;
+        let accesses: Vec<_> = read.filter(|(digest, at)| *at > cache.last_access(digest)).collect();
+        if accesses.is_empty() { Ok(()) } else { self.db.put_accesses(&accesses) }
     }
 }
 

@@ -75,6 +75,15 @@ impl Receiving {
     }
 
     fn enter_store(self, origin: Origin, is_verified: bool) -> Result<Arc<Layer>, StoreError> {
+        let store = self.store.clone();
+        let layer = self.enter_durably(&origin, is_verified)?;
+        if is_verified {
+            store.inner.shared.cache.layer_came(layer.data_bytes());
+        }
+        Ok(layer)
+    }
+
+    fn enter_durably(self, origin: &Origin, is_verified: bool) -> Result<Arc<Layer>, StoreError> {
         self.make_durable(is_verified)?;
         let placing = self.store.inner.placing.lock();
         if let Some(entry) = self.store.entry(&self.digest) {
@@ -84,7 +93,7 @@ impl Receiving {
                 }
                 Ok(layer) => {
                     drop(placing);
-                    self.store.set_origin(&self.digest, &origin)?;
+                    self.store.set_origin(&self.digest, origin)?;
                     return Ok(layer);
                 }
                 Err(StoreError::Damaged { layer, cause }) => {
@@ -93,7 +102,7 @@ impl Receiving {
                 Err(error) => return Err(error),
             }
         }
-        self.place(&origin)
+        self.place(origin)
     }
 
     fn make_durable(&self, is_resident: bool) -> Result<(), StoreError> {

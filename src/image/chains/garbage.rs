@@ -116,7 +116,7 @@ impl Ledger {
     }
 
     /// Every layer that something needs.
-    fn needed(&self) -> HashSet<LayerDigest> {
+    pub(super) fn needed(&self) -> HashSet<LayerDigest> {
         let whole = |image: &Arc<Image>| image.layers.iter().map(|layer| layer.digest).collect::<Vec<_>>();
         let known = self.images.values().filter(|known| known.kept || known.scans.is_some());
         let mut needed: HashSet<LayerDigest> = known.flat_map(|known| whole(&known.image)).collect();

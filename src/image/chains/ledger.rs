@@ -3,7 +3,7 @@
 //! In memory alone and without a wait, all of it behind one lock: what the disk and the network have to say comes in from
 //! outside. `garbage` decides from it what nobody needs any more.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -56,6 +56,8 @@ pub(in crate::image) struct Ledger {
     pub(super) chains: HashMap<ChainId, Chain>,
     /// Images that mounts and calls hold on to, whatever becomes of their records.
     pub(super) held: HashMap<u64, Holding>,
+    /// Names whose images stay in the cache.
+    pub(in crate::image) pins: BTreeSet<ImageKey>,
     /// Layers that somebody waits for, and how many flights deal with each.
     pub(super) at_work: HashMap<LayerDigest, usize>,
     /// Records that are being written.

@@ -1,5 +1,6 @@
 //! The real program, as people and scripts use it: every command, every exit code, every bad input.
 
+mod caching;
 mod damage;
 mod disk;
 pub(crate) mod image;

@@ -7,13 +7,15 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Barrier};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use oncefs::fuse::Operation;
+use oncefs::store::CacheConfig;
 use oncefs::sync::Mutex;
+use oncefs::sync::atomic::{AtomicUsize, Ordering};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::stage::{Gate, Packing, Stage, State, drop_all, until};
+use super::stage::{Gate, Packing, SOON, Stage, State, drop_all, until};
 use super::tars::{Tar, noise};
 
 const EIO: i32 = rustix::io::Errno::IO.raw_os_error();
@@ -294,6 +296,46 @@ fn privileged_a_view_that_cannot_be_had_is_an_error_that_is_not_remembered() {
     gate.set(State::Open);
     assert_eq!(fs::read(view.join("file")).unwrap(), b"content");
     assert_eq!(fs::read_dir(&view).unwrap().count(), 1);
+}
+
+/// A cache that holds a small part of what eight readers read at once: nothing is lost, nothing is wrong, the bound holds.
+#[test]
+fn privileged_eviction_under_eight_readers_of_a_tight_cache_loses_nothing() {
+    const READERS: usize = 8;
+    let (content, part) = (noise(13, 12 << 20), 256 << 10);
+    let stage = Stage::new();
+    let layer = stage.layer(&Tar::new().file("file", &content).end(), Packing::Plain);
+    let max = content.len() as u64 / 3;
+    stage.store.set_cache(CacheConfig { max_bytes: max, ..CacheConfig::default() });
+    stage.store.evict_to(max / 2).unwrap();
+    let path = stage.show("view", &[&layer]).join("file");
+    let (ended, enough) = (AtomicUsize::new(0), 3 * u64::from(layer.frames().len()));
+    std::thread::scope(|scope| {
+        for reader in 0..READERS {
+            let (path, content, ended, stage) = (&path, &content, &ended, &stage);
+            scope.spawn(move || {
+                let direct = rustix::fs::OFlags::DIRECT | rustix::fs::OFlags::RDONLY;
+                let file = File::from(rustix::fs::open(path, direct, rustix::fs::Mode::empty()).unwrap());
+                let (mut state, mut got, begun) = (reader as u64 + 1, vec![0; part], Instant::now());
+                while stage.store.cache_usage().evicted.frames < enough && begun.elapsed() < SOON {
+                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    let at = (state >> 33) as usize % (content.len() / part) * part;
+                    file.read_exact_at(&mut got, at as u64).unwrap();
+                    assert!(got == content[at..at + part], "wrong bytes at {at}");
+                    let used = stage.store.cache_usage().used_bytes;
+                    assert!(used <= max, "{used} of {max}");
+                }
+                ended.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+        // What was just read is spared by the bound, and not by who prunes.
+        while ended.load(Ordering::Relaxed) < READERS {
+            stage.store.evict_to(max / 4).unwrap();
+            std::thread::sleep(Duration::from_millis(3));
+        }
+    });
+    assert_eq!(ended.load(Ordering::Relaxed), READERS);
+    assert!(stage.store.cache_usage().evicted.frames >= enough, "{:?}", stage.store.cache_usage());
 }
 
 /// Frames that are dropped while readers read: fetched again each time, never zeros.

@@ -1,5 +1,6 @@
 //! The store through its public face: real scans go in, and what a disk and other processes can do is done to it.
 
+mod cache;
 mod disk;
 mod process;
 pub(crate) mod shelf;

@@ -1,0 +1,54 @@
+//! Who uses which layers, for the cache: in use, pinned, or of no use to anybody.
+
+use std::collections::HashSet;
+
+use super::ledger::{ImageKey, Ledger};
+use crate::digest::LayerDigest;
+use crate::image::Image;
+use crate::sync::Arc;
+
+impl Ledger {
+    pub(in crate::image) fn image(&self, key: &ImageKey) -> Option<Arc<Image>> {
+        self.images.get(key).map(|known| known.image.clone())
+    }
+
+    /// Layers that are mounted, claimed, held by a call, or on their way.
+    pub(in crate::image) fn in_use(&self) -> HashSet<LayerDigest> {
+        let mut in_use: HashSet<LayerDigest> = self.at_work.keys().copied().collect();
+        in_use.extend(self.held.values().flat_map(|held| digests(&held.image, held.image.layers.len())));
+        for chain in self.chains.values().filter(|chain| chain.claims > 0) {
+            let served = chain.served.as_ref().and_then(|key| self.images.get(key));
+            in_use.extend(served.into_iter().flat_map(|known| digests(&known.image, chain.length)));
+        }
+        in_use
+    }
+
+    /// Layers of the images that pinned names stand for now.
+    pub(in crate::image) fn pinned(&self) -> HashSet<LayerDigest> {
+        let images = self.pins.iter().filter_map(|key| self.images.get(key));
+        images.flat_map(|known| digests(&known.image, known.image.layers.len())).collect()
+    }
+
+    /// Takes out, of the layers that are here, those that nothing needs. Until [`Ledger::put_back`] nobody takes them for there.
+    pub(in crate::image) fn take_unreferenced(&mut self, here: &HashSet<LayerDigest>) -> Vec<LayerDigest> {
+        let mut needed = self.needed();
+        needed.extend(self.pinned());
+        // Claims of earlier processes are not all made again before it is settled: an image that is known may have one.
+        let known = self.images.values().filter(|_| !self.is_settled);
+        needed.extend(known.flat_map(|known| digests(&known.image, known.image.layers.len())));
+        let mut taken: Vec<_> = here.difference(&needed).copied().collect();
+        taken.retain(|layer| self.deleting.layers.insert(*layer));
+        taken.sort();
+        self.measures.retain(|layer, _| !self.deleting.layers.contains(layer));
+        taken
+    }
+
+    /// The layer has been removed, or could not be.
+    pub(in crate::image) fn put_back(&mut self, layer: &LayerDigest) {
+        self.deleting.layers.remove(layer);
+    }
+}
+
+fn digests(image: &Image, length: usize) -> impl Iterator<Item = LayerDigest> {
+    image.layers.iter().take(length).map(|layer| layer.digest)
+}

@@ -1,0 +1,66 @@
+//! A layer's frames that are not kept: lent to their readers from memory for a while.
+
+use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
+use std::time::Duration;
+
+use crate::digest::Checked;
+use crate::index::frames::FrameId;
+use crate::store::layer::{Layer, ReadError};
+use crate::store::resident::Unread;
+use crate::sync::{Arc, spawn};
+
+/// How long: who waits for a frame reads it at once, and a full disk should not cost memory for ever.
+const LENT_FOR: Duration = Duration::from_secs(10);
+
+impl Layer {
+    /// Holds a frame in memory for those who wait for it. Called where something runs that blocks.
+    pub(super) fn lend(self: &Arc<Self>, frame: u32, bytes: Checked<Vec<u8>>, cause: &dyn std::fmt::Display) {
+        let (shared, key) = (self.shared.clone(), (self.slot(), frame));
+        shared.cache.note_unkept(self.digest(), cause);
+        shared.cache.unkept.put(key, bytes);
+        spawn(async move {
+            tokio::time::sleep(LENT_FOR).await;
+            shared.cache.unkept.remove(key);
+        });
+    }
+
+    /// Whether the frame can be read just now.
+    pub(super) fn is_at_hand(&self, frame: u32) -> bool {
+        self.is_resident(frame) || self.shared.cache.unkept.has((self.slot(), frame))
+    }
+
+    /// Reads what is partly resident and partly lent. Says whether all of it was; if not, `out` is not to be looked at.
+    pub(super) fn read_unkept(&self, range: Range<u64>, out: &mut [u8]) -> Result<bool, ReadError> {
+        let frames = self.frames().covering(range.clone());
+        if !frames.clone().all(|frame| self.is_at_hand(frame)) {
+            return Ok(false);
+        }
+        let failed = |source| ReadError::Io { layer: self.digest(), source };
+        // Between frames there may be zeros that belong to none.
+        self.data().read_exact_at(out, range.start).map_err(failed)?;
+        for frame in frames {
+            let Ok(data) = self.frames().data_range(FrameId(frame)) else { return Ok(false) };
+            let part = data.start.max(range.start)..data.end.min(range.end);
+            let within = |part: &Range<u64>, start: u64| {
+                let place = |at: u64| at.checked_sub(start).and_then(|at| usize::try_from(at).ok());
+                place(part.start).zip(place(part.end))
+            };
+            let Some((start, end)) = within(&part, range.start) else { return Ok(false) };
+            let Some(into) = out.get_mut(start..end) else { return Ok(false) };
+            if let Some(lent) = self.shared.cache.unkept.get((self.slot(), frame)) {
+                let from = within(&part, data.start).and_then(|(start, end)| lent.get().get(start..end));
+                let Some(from) = from.filter(|from| from.len() == into.len()) else { return Ok(false) };
+                into.copy_from_slice(from);
+                continue;
+            }
+            let read = self.resident().read(|| frame..frame + 1, || self.data().read_exact_at(into, part.start));
+            match read {
+                Ok(()) => {}
+                Err(Unread::NotResident(_)) => return Ok(false),
+                Err(Unread::Failed(source)) => return Err(failed(source)),
+            }
+        }
+        Ok(true)
+    }
+}

@@ -1,0 +1,60 @@
+//! What stays in the cache and what goes, as a user sees it.
+
+use super::image::Image;
+use super::mounting::assert_usual;
+use super::node::Node;
+use super::registry::Registry;
+
+/// Of the registry's image in the store.
+fn cache(node: &Node) -> serde_json::Value {
+    node.status()["cache"].clone()
+}
+
+#[test]
+fn a_pinned_image_survives_pruning_and_restarts_and_an_unpinned_one_is_fetched_again() {
+    let (node, image) = (Node::new(), Image::usual(90));
+    let registry = Registry::with(&image);
+    let name = registry.image();
+    node.oncefs(&["pull", &name]).well();
+    let all = cache(&node)["used_bytes"].as_u64().unwrap();
+    let pinned = node.oncefs(&["pin", &name]).well().out;
+    assert!(pinned.contains("pinned") && !pinned.contains("already"), "{pinned}");
+    assert!(node.oncefs(&["pin", &name]).well().out.contains("already"));
+    node.assert_at_rest();
+    let text = node.oncefs(&["status"]).well().out;
+    assert!(text.contains("no bound") && text.contains(&format!("pinned: {name} linux/")), "{text}");
+    let kept = node.oncefs(&["prune", "--all"]).well().out;
+    assert!(kept.contains("0 frames") && kept.contains("what is left is pinned"), "{kept}");
+    assert_eq!(cache(&node)["used_bytes"].as_u64(), Some(all));
+
+    assert!(node.oncefs(&["unpin", &name]).well().out.contains("unpinned"));
+    node.oncefs(&["unpin", &name]).fails(4, &["is not pinned", "oncefs status"]);
+    let requests = registry.layer_requests(&image);
+    let gone = node.oncefs(&["prune", "--all"]).well().out;
+    assert!(gone.starts_with("0 layers removed"), "{gone}");
+    assert_eq!(cache(&node)["used_bytes"].as_u64(), Some(0));
+    let at = node.mount(&name, "mnt");
+    assert_usual(&at, 90);
+    assert!(registry.layer_requests(&image) > requests);
+    node.umount(&at).well();
+    node.assert_at_rest();
+}
+
+#[test]
+fn a_bound_in_the_configuration_holds_and_is_shown() {
+    let (node, image) = (Node::new(), Image::usual(91));
+    let registry = Registry::with(&image);
+    node.oncefs(&["pull", &registry.image()]).well();
+    let all = cache(&node)["used_bytes"].as_u64().unwrap();
+    node.configure(&format!("[cache]\nmax_bytes = {}\n", all / 2));
+    let at = node.mount(&registry.image(), "mnt");
+    node.oncefs(&["prune", "--to", &(all / 4).to_string()]).well();
+    assert!(cache(&node)["used_bytes"].as_u64().unwrap() <= all / 4);
+    assert_usual(&at, 91);
+    assert!(cache(&node)["used_bytes"].as_u64().unwrap() <= all / 2);
+    let text = node.oncefs(&["status"]).well().out;
+    assert!(text.contains("some goes"), "{text}");
+    assert!(node.oncefs(&["prune", "--to", "lots"]).err.contains("lots is no unit"));
+    node.umount(&at).well();
+    node.assert_at_rest();
+}
