@@ -215,7 +215,7 @@ fn privileged_a_lying_source_is_an_error_with_a_reason_and_never_wrong_bytes() {
     let digest = layer.digest().to_string();
     let told: Vec<&str> =
         said.lines().filter(|line| line.contains(&digest) && line.contains("a read failed")).collect();
-    assert!(told.iter().all(|line| line.contains("is not what it was when it was scanned")), "{said}");
+    assert!(told.iter().all(|line| line.contains("is not what its index says")), "{said}");
     assert!((1..=3).contains(&told.len()), "one line for each frame that lies: {told:#?}");
     stage.source.tell_the_truth();
     assert!(fs::read(&path).unwrap() == content, "an error is not remembered");
