@@ -93,6 +93,11 @@ impl Environment {
         self.0.get("JOURNAL_STREAM").map(String::as_str)
     }
 
+    /// The configuration file that a variable names.
+    pub fn named_file(&self) -> Option<PathBuf> {
+        self.path(CONFIG_VARIABLE)
+    }
+
     fn path(&self, name: &str) -> Option<PathBuf> {
         self.0.get(name).filter(|value| !value.is_empty()).map(PathBuf::from)
     }
@@ -214,7 +219,7 @@ fn differ(above: &str, one: &toml::Table, other: &toml::Table, keys: &mut Vec<St
 
 /// The file to read, and whether it must be there because somebody named it.
 fn file(flags: &Flags, environment: &Environment, uid: u32) -> Option<(PathBuf, bool)> {
-    if let Some(named) = flags.config.clone().or_else(|| environment.path(CONFIG_VARIABLE)) {
+    if let Some(named) = flags.config.clone().or_else(|| environment.named_file()) {
         return Some((named, true));
     }
     if uid == 0 {

@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 use super::{print_line, set_up};
 use crate::config::Flags;
 use crate::control::Failure;
+use crate::daemon;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -41,8 +42,7 @@ impl Show {
             What::Check { file } => {
                 let name = file.as_ref().map_or("the configuration".to_owned(), |file| file.display().to_string());
                 flags.config = file.or(flags.config);
-                // Loading is checking.
-                set_up(flags, false)?;
+                daemon::check_config(&set_up(flags, false)?.config)?;
                 print_line(&format!("{name} is right"));
             }
         }

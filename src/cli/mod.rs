@@ -138,9 +138,11 @@ pub fn run() -> ExitCode {
     }
 }
 
-fn set_up(flags: Flags, is_server: bool) -> Result<Setting, Failure> {
+fn set_up(mut flags: Flags, is_server: bool) -> Result<Setting, Failure> {
     let uid = rustix::process::geteuid().as_raw();
     let environment = Environment::of_process();
+    // Said outright to a server that is started, which stands elsewhere.
+    flags.config = flags.config.or_else(|| environment.named_file());
     let config = Config::load(&flags, &environment, uid).map_err(|error| daemon::of_config(&error))?;
     let config = config.with_absolute_places();
     // A command speaks for itself; what a server logs goes to its own log.

@@ -13,8 +13,11 @@ impl Interrupts {
     /// From now on these signals no longer end the process by themselves.
     pub fn listen() -> io::Result<Self> {
         let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        // These mean nothing here; unheard, they would end the process and whatever runs over its mounts.
+        let meaningless = [signal(SignalKind::user_defined1())?, signal(SignalKind::user_defined2())?];
         let (count, counted) = watch::channel(0);
         crate::sync::spawn(async move {
+            let _heard = meaningless;
             loop {
                 let went_on = tokio::select! {
                     more = interrupt.recv() => more,

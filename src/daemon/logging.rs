@@ -65,6 +65,11 @@ pub fn start_logging(level: &str, format: LogFormat, journal: Option<&str>) -> L
     Log { filter: handle }
 }
 
+/// Whether `level` is a level or a filter.
+pub(super) fn check_level(level: &str) -> Result<(), LogError> {
+    Ok(filter_of(level).map(drop)?)
+}
+
 fn lines<S>(format: LogFormat) -> Box<dyn Layer<S> + Send + Sync>
 where
     S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,

@@ -28,7 +28,7 @@ pub use failure::of_config;
 pub use interrupts::Interrupts;
 pub use logging::{Log, start_logging};
 pub use mounts::{KIND as MOUNT_KIND, Mounts};
-pub use node::{News, Node};
+pub use node::{News, Node, check_config};
 pub use pulls::NodePulls;
 pub use server::{Lifetime, Start, serve};
 pub use start::{READY, StartError, connect_or_start, running, wait_until_gone};

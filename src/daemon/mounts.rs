@@ -231,7 +231,19 @@ impl Mounts {
         if is_ours(&at) {
             return usage(format!("an image is mounted at {0} already; oncefs umount {0}", at.display()));
         }
+        if let Some(needed) = self.needed_below(&at) {
+            let what = needed.display();
+            return usage(format!("{} is above {what}, which oncefs itself needs; mount elsewhere", at.display()));
+        }
         Ok(at)
+    }
+
+    /// What would be hidden by a mount at this place, and the server be cut off from: its own places, and the kernel's tables.
+    fn needed_below(&self, at: &Path) -> Option<PathBuf> {
+        let config = &self.shared.config;
+        let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let needed = [real(&config.root), real(&config.run), "/proc".into(), "/dev".into()];
+        needed.into_iter().find(|needed| needed.starts_with(at))
     }
 }
 

@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::logging::check_level;
 use super::{failure, report};
 use crate::config::Config;
 use crate::control::{CheckSummary, Event, Failure, FailureKind, ImageReport, InspectReport, PullCall, StatusReport};
+use crate::errors::with_causes;
 use crate::image::{Asker, Image, ImageFailed, Images};
 use crate::registry::{Platform, Reference, Registry};
 use crate::store::{Store, StoreError};
@@ -27,6 +29,14 @@ const LOCK_AGAIN: Duration = Duration::from_millis(20);
 #[derive(Clone)]
 pub struct Node {
     images: Images,
+}
+
+/// Whether a server could work with it: what is only seen to be wrong when it is used, too.
+pub fn check_config(config: &Config) -> Result<(), Failure> {
+    let wrong = |error| format!("log = {:?}: {}", config.log, with_causes(&error));
+    check_level(&config.log).map_err(|error| Failure::new(FailureKind::Usage, wrong(error)))?;
+    let refused = |error| Failure::new(FailureKind::Usage, format!("[registry]: {}", with_causes(&error)));
+    Registry::new(config.registry.clone()).map(drop).map_err(refused)
 }
 
 impl Node {

@@ -22,6 +22,7 @@ use super::sockets::Sockets;
 use super::start::hold_run;
 use crate::config::{Config, Flags};
 use crate::control::{Call, Failure, FailureKind, Outcome};
+use crate::snapshotter::Snapshots;
 use crate::sys::mount as kernel;
 
 /// When a server ends by itself.
@@ -99,17 +100,20 @@ pub async fn serve(start: Start, ready: impl FnOnce(), interrupts: Interrupts) -
         }
         None => None,
     };
+    let count = snapshots.as_ref().map_or(0, Snapshots::count);
     let (counted, cri, exposed) = Exposed::new(&node, &mounts, snapshots.clone(), &config);
     let cri = Cri { config: config.cri.clone(), pulls: Arc::new(NodePulls::new(node.clone())), metrics: cri };
     let (calls, cut) = (watch::Sender::default(), watch::Sender::default());
     let server = Arc::new(Server { node: node.clone(), mounts: mounts.clone(), lifetime, counted, calls, cut });
     let services = Services::start(sockets, &server, &exposed, snapshots, cri)?;
+    let (root, run, layers) = (config.root.clone(), config.run.clone(), node.images().store().layers().len());
     let reload = Reload::new(config, flags, log, node.clone());
     let began = server.begin(first, &interrupts).await;
     let ended = match began {
         Ok(()) => {
             ready();
             notify.ready("serving");
+            tracing::info!(version = env!("CARGO_PKG_VERSION"), root = %root.display(), run = %run.display(), layers, snapshots = count, "serving");
             tokio::select! {
                 () = server.clone().until_nothing_is_left(interrupts.reach(1)) => {}
                 () = reload.whenever_asked(notify), if lifetime == Lifetime::Service => {}
@@ -120,6 +124,7 @@ pub async fn serve(start: Start, ready: impl FnOnce(), interrupts: Interrupts) -
         Err(failed) => Err(failed),
     };
     let grace = if lifetime == Lifetime::Service { reload.config().server.drain() } else { Duration::ZERO };
+    tracing::info!(calls = server.calls.borrow().active, "ending");
     server.drain(services, grace, &interrupts, notify).await;
     mounts.close().await;
     node.sync().await?;

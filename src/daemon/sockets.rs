@@ -78,14 +78,19 @@ impl Sockets {
         };
         let cri = run.join("cri.sock");
         let places = [(CONTROL, control::socket(run)), (SNAPSHOTTER, snapshotter.clone()), (CRI, cri.clone())];
+        // Overlay mounts, and the one that is for everybody, are root's to make.
+        let is_roots = is_service && rustix::process::geteuid().is_root();
+        if is_service && !is_roots && !config.server.address.as_os_str().is_empty() {
+            let message =
+                "only root's server answers containerd: leave out --address ([server] address), or start it as root";
+            return Err(Failure::new(FailureKind::Usage, message));
+        }
         let mut handed = handed_over(&places)?;
         let mut open = async |name: &str, path: &Path| match handed.remove(name) {
             Some(listener) => Ok(Socket { listener, made: None }),
             None => Socket::make(path, run).await,
         };
         let control = open(CONTROL, &control::socket(run)).await?;
-        // Overlay mounts, and the one that is for everybody, are root's to make.
-        let is_roots = is_service && rustix::process::geteuid().is_root();
         let snapshotter = if is_roots { Some(open(SNAPSHOTTER, &snapshotter).await?) } else { None };
         let cri = if is_service && config.cri.enabled { Some(open(CRI, &cri).await?) } else { None };
         for name in handed.keys() {

@@ -7,7 +7,7 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Read as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
@@ -23,6 +23,8 @@ pub enum StartError {
     Spawn(#[source] io::Error),
     #[error("a server was started but said nothing for {seconds} s; see {}", log.display())]
     Silent { seconds: u64, log: PathBuf },
+    #[error("the server that was started ended at once ({status}); {} says why", log.display())]
+    Ended { status: ExitStatus, log: PathBuf },
     #[error("{0}")]
     Failed(Failure),
     #[error(transparent)]
@@ -123,7 +125,8 @@ fn start(run: &Path, root: &Path, flags: &Flags) -> Result<(), StartError> {
     // Both places are said outright: the server must be the one that this program looks for.
     command.arg("--root").arg(root).arg("--run").arg(run);
     if let Some(config) = &flags.config {
-        command.arg("--config").arg(config);
+        // The server works elsewhere.
+        command.arg("--config").arg(std::path::absolute(config).map_err(StartError::Spawn)?);
     }
     if let Some(level) = &flags.log {
         command.arg("--log").arg(level);
@@ -133,6 +136,7 @@ fn start(run: &Path, root: &Path, flags: &Flags) -> Result<(), StartError> {
     }
     command.args(["serve", "--on-demand"]).current_dir("/");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);
+    let began = Instant::now();
     let mut child = command.spawn().map_err(StartError::Spawn)?;
     let said = child.stdout.take().map(first_line).unwrap_or_default();
     match said.trim_end() {
@@ -140,6 +144,10 @@ fn start(run: &Path, root: &Path, flags: &Flags) -> Result<(), StartError> {
             // It goes on without us; should it end first, it must not stay as a zombie of a long-lived parent.
             std::thread::spawn(move || child.wait());
             return Ok(());
+        }
+        // Its end closes the pipe a moment before it can be waited for.
+        "" if began.elapsed() < PATIENCE => {
+            return Err(StartError::Ended { status: child.wait().map_err(StartError::Spawn)?, log });
         }
         "" => {
             let _ended_already = child.kill();

@@ -70,6 +70,9 @@ pub enum SessionError {
     Threads { at: PathBuf, source: io::Error },
 }
 
+/// They never wait, so more than processors are of no use.
+const THREADS_MAX: usize = 256;
+
 // === impl Config ===
 
 impl Default for Config {
@@ -81,7 +84,7 @@ impl Default for Config {
 impl Config {
     fn thread_count(&self) -> usize {
         let processors = || thread::available_parallelism().map_or(2, usize::from).max(2);
-        if self.threads == 0 { processors() } else { self.threads }
+        if self.threads == 0 { processors() } else { self.threads.min(THREADS_MAX) }
     }
 }
 

@@ -39,6 +39,9 @@ use declines::Declines;
 use progress::Progresses;
 use refusals::Refusals;
 
+/// More would be no faster anywhere.
+const CONCURRENT_LAYERS_MAX: usize = 1024;
+
 /// What a user may set about making layers usable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -172,7 +175,7 @@ impl Default for Config {
 impl Images {
     /// Takes the images that the store knows into memory: blocking for a moment.
     pub fn new(registry: Registry, store: Store, config: Config, index: &IndexConfig) -> Self {
-        let places = Arc::new(Semaphore::new(config.concurrent_layers.max(1)));
+        let places = Arc::new(Semaphore::new(config.concurrent_layers.clamp(1, CONCURRENT_LAYERS_MAX)));
         let shared = Shared {
             registry,
             store,

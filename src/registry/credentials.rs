@@ -108,8 +108,11 @@ impl Credentials {
         if let Some(learned) = self.learned.find(repository, refused) {
             return Ok(Some(learned));
         }
-        if let Some(provided) = self.kubelet.find(repository, refused).await? {
-            return Ok(Some(provided));
+        match self.kubelet.find(repository, refused).await {
+            Ok(Some(provided)) => return Ok(Some(provided)),
+            Ok(None) => {}
+            // Docker's files may know, and the image may be public.
+            Err(cause) => tracing::warn!(%repository, "kubelet's credential providers cannot be asked: {cause}"),
         }
         for path in &self.files {
             let Some(file) = read(path.clone()).await? else { continue };

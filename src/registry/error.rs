@@ -136,7 +136,11 @@ fn wait_text(wait: Option<Duration>) -> String {
 fn login_text(host: &str, had_login: bool, looked_at: &[PathBuf]) -> String {
     let files = looked_at.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
     match (had_login, looked_at.is_empty()) {
-        (true, _) => format!("the login in {files} was not accepted; renew it with 'docker login {host}'"),
+        (true, true) => "the login of this pull, or of a credential provider, was not accepted; renew it".to_owned(),
+        (true, false) => format!(
+            "the login that was tried last (of this pull, of a credential provider, or in {files}) was not accepted; renew it with \
+             'docker login {host}' if it is docker's"
+        ),
         (false, true) => format!("no login is known; log in with 'docker login {host}' and name its config.json"),
         (false, false) => {
             format!("it does not exist or needs a login, and none was found in {files}; try 'docker login {host}'")

@@ -215,6 +215,20 @@ fn a_directory_that_is_not_there_and_one_that_is_taken_are_refused() {
 }
 
 #[test]
+fn what_oncefs_itself_needs_cannot_be_covered() {
+    let node = Node::new();
+    let image = Image::usual(16).write_layout(&node.path("layout"));
+    std::fs::create_dir_all(node.root()).unwrap();
+    for at in
+        [Path::new("/"), Path::new("/proc"), Path::new("/dev"), node.root(), node.run(), node.root().parent().unwrap()]
+    {
+        let ran = node.oncefs(&["mount", &image, at.to_str().unwrap()]);
+        ran.fails(2, &["is above", "mount elsewhere"]);
+    }
+    node.assert_at_rest();
+}
+
+#[test]
 fn what_is_not_mounted_cannot_be_unmounted_with_or_without_a_server() {
     let node = Node::new();
     let image = Image::usual(14).write_layout(&node.path("layout"));

@@ -1,7 +1,7 @@
 //! `oncefs pull`, `oncefs config`, and the usage of all commands.
 
 use super::image::Image;
-use super::node::{Node, Running};
+use super::node::{Node, ONCEFS, Running, run};
 use super::registry::Registry;
 
 #[test]
@@ -43,6 +43,31 @@ fn pull_in_process_needs_no_server_and_refuses_a_store_in_use() {
     ran.fails(7, &["in use by process", &server, node.root().to_str().unwrap(), "--root"]);
     node.umount(&at).well();
     node.assert_at_rest();
+}
+
+#[test]
+fn a_configuration_with_a_relative_name_is_the_started_servers_too() {
+    let (node, image) = (Node::new(), Image::usual(34));
+    let registry = Registry::with(&image);
+    let mut pull = std::process::Command::new(ONCEFS);
+    pull.arg("--root").arg(node.root()).arg("--run").arg(node.run()).args(["--config", "config.toml", "pull"]);
+    run(pull.arg(registry.image()).current_dir(node.path(""))).well();
+    assert_eq!(node.layers().len(), 3);
+    node.assert_at_rest();
+}
+
+#[test]
+fn a_check_of_a_configuration_finds_what_would_fail_later() {
+    let node = Node::new();
+    let wrong = [
+        ("log = \"inof\"\n", "inof"),
+        ("[registry]\nca_files = [\"/nowhere.pem\"]\n", "/nowhere.pem"),
+        ("[registry]\nkubelet_credential_providers = \"/etc/providers.yaml\"\n", "kubelet_credential_provider_bin_dir"),
+    ];
+    for (text, says) in wrong {
+        std::fs::write(node.path("wrong.toml"), text).unwrap();
+        node.oncefs(&["config", "check", "wrong.toml"]).fails(2, &[says]);
+    }
 }
 
 #[test]
