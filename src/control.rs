@@ -219,6 +219,9 @@ pub struct StatusReport {
     /// Images of which containerd has claimed chains.
     #[serde(default)]
     pub claimed: Vec<ClaimedReport>,
+    /// Every image that is known, whether somebody uses it or not.
+    #[serde(default)]
+    pub images: Vec<ImageReport>,
     /// Every layer in the store.
     pub layers: Vec<LayerReport>,
     /// Bytes on the store's disk that are free for it, and all.

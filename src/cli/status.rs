@@ -5,21 +5,28 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::connection::{Asked, unexpected};
+use super::mount::absolute;
 use super::progress::{Shown, bytes, short};
 use super::{Setting, print_json, print_line};
 use crate::control::{
-    CacheReport, Call, ClaimedReport, Failure, LayerReport, MountReport, Outcome, State, StatusReport,
+    CacheReport, Call, ClaimedReport, Failure, FailureKind, ImageReport, LayerReport, MountReport, Outcome, State,
+    StatusReport,
 };
+use crate::registry::Reference;
 
 const EXAMPLES: &str = "\
 Examples:
   oncefs status
+  oncefs status redis:7                 one image: who uses it, and of each layer its index and how much is here
   oncefs status --json | jq -r '.mounts[].at'";
 
 /// Say what is mounted, which layers are here, and how much of each
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Status {
+    /// One image alone, by its name or its manifest's digest
+    #[arg(value_name = "IMAGE")]
+    image: Option<String>,
     /// As JSON, for programs
     #[arg(long)]
     json: bool,
@@ -32,13 +39,53 @@ impl Status {
             Asked::Answered(other) => return Err(unexpected(&other)),
             Asked::Here(node) => node.status().await?,
         };
-        if self.json {
-            print_json(&status);
-        } else {
-            print(&status);
+        match &self.image {
+            Some(image) => print_one(&status, image, self.json)?,
+            None if self.json => print_json(&status),
+            None => print(&status),
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// All images of this name, one for each platform; of this digest, one for each name.
+fn print_one(status: &StatusReport, image: &str, json: bool) -> Result<(), Failure> {
+    let name = absolute(image).parse::<Reference>().map_or_else(|_| image.to_owned(), |name| name.to_string());
+    let is_meant = |one: &&ImageReport| one.reference == name || one.manifest_digest.to_string() == image;
+    let meant: Vec<_> = status.images.iter().filter(is_meant).collect();
+    if meant.is_empty() {
+        let message = format!("{name} is not known here; `oncefs pull` or `oncefs mount` makes it so");
+        return Err(Failure::new(FailureKind::NotFound, message));
+    }
+    if json {
+        print_json(&meant);
+        return Ok(());
+    }
+    for one in meant {
+        print_line(&format!("{}  {}  {}", one.reference, one.platform, one.manifest_digest));
+        users(status, one).iter().for_each(|user| print_line(&format!("  {user}")));
+        let (here, all) =
+            one.layers.iter().fold((0, 0), |(here, all), layer| (here + layer.resident_bytes, all + layer.data_bytes));
+        print_line(&format!("  {} of {} resident", bytes(here), bytes(all)));
+        one.layers.iter().for_each(|layer| print_layer_line(layer, true));
+    }
+    Ok(())
+}
+
+/// Who keeps the image.
+fn users(status: &StatusReport, image: &ImageReport) -> Vec<String> {
+    let mounts = status.mounts.iter().filter(|mount| mount.image.manifest_digest == image.manifest_digest);
+    let mut users: Vec<String> = mounts.map(|mount| format!("mounted at {}", mount.at.display())).collect();
+    let claimed = status.claimed.iter().filter(|claimed| claimed.image.manifest_digest == image.manifest_digest);
+    users.extend(claimed.map(|claimed| format!("claimed by containerd: {} snapshots", claimed.claims)));
+    let pinned = format!("{} {}", image.reference, image.platform);
+    users.extend(status.cache.pinned.contains(&pinned).then(|| "pinned".to_owned()));
+    users
+}
+
+fn percent(part: u64, whole: u64) -> String {
+    let percent = u128::from(part) * 100 / u128::from(whole.max(1));
+    if whole == 0 { "empty".to_owned() } else { format!("{percent} %") }
 }
 
 fn print(status: &StatusReport) {
@@ -97,13 +144,19 @@ fn print_claimed(ClaimedReport { image, claims }: &ClaimedReport) {
 
 /// One line a layer: which, how large, how it is.
 pub(super) fn print_layer(layer: &LayerReport) {
+    print_layer_line(layer, false);
+}
+
+fn print_layer_line(layer: &LayerReport, with_percent: bool) {
     let state = match layer.state {
         State::Untouched => "not here".to_owned(),
         State::Queued => "waits for other layers".to_owned(),
         State::Scanning => format!("scanning, {} of {}", bytes(layer.fetched), bytes(layer.size)),
         State::Ready => {
             let index = layer.index.as_deref().unwrap_or("unknown");
-            format!("{} of {} resident, index: {index}", bytes(layer.resident_bytes), bytes(layer.data_bytes))
+            let (here, all) = (layer.resident_bytes, layer.data_bytes);
+            let percent = if with_percent { percent(here, all) + ", " } else { String::new() };
+            format!("{percent}{} of {} resident, index: {index}", bytes(here), bytes(all))
         }
         State::Failed => format!("failed: {}", layer.error.as_deref().unwrap_or("unknown cause")),
     };

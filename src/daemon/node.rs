@@ -129,6 +129,7 @@ impl Node {
                 layers,
                 free_bytes: space.available,
                 total_bytes: space.total,
+                images: images.known_images().iter().map(|image| report::of_image(&images, image)).collect(),
                 cache: super::cache::report(&images),
                 scans: images.scan_counts(),
             })

@@ -70,6 +70,13 @@ impl Images {
         pinned.collect()
     }
 
+    /// Every image whose record is in the database, by name.
+    pub fn known_images(&self) -> Vec<Arc<Image>> {
+        let mut images = self.shared.ledger.lock().all_images();
+        images.sort_by(|a, b| (&a.reference, &a.platform).cmp(&(&b.reference, &b.platform)));
+        images
+    }
+
     /// Removes layers that nothing needs (no mount, no snapshot, no image, no pin), then lets frames go. Blocking.
     pub fn prune(&self, how: Prune) -> Result<Pruned, StoreError> {
         let store = &self.shared.store;

@@ -12,6 +12,10 @@ impl Ledger {
         self.images.get(key).map(|known| known.image.clone())
     }
 
+    pub(in crate::image) fn all_images(&self) -> Vec<Arc<Image>> {
+        self.images.values().map(|known| known.image.clone()).collect()
+    }
+
     /// Layers that are mounted, claimed, held by a call, or on their way.
     pub(in crate::image) fn in_use(&self) -> HashSet<LayerDigest> {
         let mut in_use: HashSet<LayerDigest> = self.at_work.keys().copied().collect();

@@ -23,6 +23,9 @@ fn a_pinned_image_survives_pruning_and_restarts_and_an_unpinned_one_is_fetched_a
     node.assert_at_rest();
     let text = node.oncefs(&["status"]).well().out;
     assert!(text.contains("no bound") && text.contains(&format!("pinned: {name} linux/")), "{text}");
+    let one = node.oncefs(&["status", &name]).well().out;
+    assert!(one.contains("  pinned") && one.contains("100 %, ") && one.contains("index: scan of gzip"), "{one}");
+    assert!(image.layers.iter().all(|layer| one.contains(&layer.digest().hex()[..12])), "{one}");
     let kept = node.oncefs(&["prune", "--all"]).well().out;
     assert!(kept.contains("0 frames") && kept.contains("what is left is pinned"), "{kept}");
     assert_eq!(cache(&node)["used_bytes"].as_u64(), Some(all));
@@ -33,6 +36,9 @@ fn a_pinned_image_survives_pruning_and_restarts_and_an_unpinned_one_is_fetched_a
     let gone = node.oncefs(&["prune", "--all"]).well().out;
     assert!(gone.starts_with("0 layers removed"), "{gone}");
     assert_eq!(cache(&node)["used_bytes"].as_u64(), Some(0));
+    let one = node.oncefs(&["status", &image.manifest_digest().to_string()]).well().out;
+    assert!(one.contains(" 0 %, ") && !one.contains("pinned"), "{one}");
+    node.oncefs(&["status", "no-such-image"]).fails(4, &["not known here", "oncefs pull"]);
     let at = node.mount(&name, "mnt");
     assert_usual(&at, 90);
     assert!(registry.layer_requests(&image) > requests);
