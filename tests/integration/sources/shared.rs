@@ -8,6 +8,7 @@ use oncefs::digest::Digest;
 use serde_json::json;
 
 const ESTARGZ: &[&str] = &["--estargz"];
+const TOC_DIGEST: &str = "containerd.io/snapshot/stargz/toc.digest";
 
 /// The index that a layer of the mounted image has.
 fn index_of(node: &Node, mount: usize, layer: usize) -> String {
@@ -26,15 +27,20 @@ fn a_layer_whose_index_another_manifest_binds_is_scanned_for_one_that_does_not()
     node.umount(&at).well();
     node.assert_at_rest();
 
+    // One binds no index, the other another.
+    let mut other = free.clone();
+    other.annotations(0).insert(TOC_DIGEST.to_owned(), format!("sha256:{}", "3".repeat(64)).into());
     for layer in 0..3 {
         free.annotations(layer).clear();
     }
-    let registry = free.registry();
-    let at = node.mount(&registry.image(), "free");
-    assert_eq!(cat(&at.join(SMALL.0)), SMALL.1);
-    assert_eq!(index_of(&node, 0, 0), "scan of gzip");
-    node.umount(&at).well();
-    node.assert_at_rest();
+    for image in [other, free] {
+        let registry = image.registry();
+        let at = node.mount(&registry.image(), "free");
+        assert_eq!(cat(&at.join(SMALL.0)), SMALL.1);
+        assert_eq!(index_of(&node, 0, 0), "scan of gzip");
+        node.umount(&at).well();
+        node.assert_at_rest();
+    }
 
     // What was verified serves both.
     let registry = bound.registry();
