@@ -197,10 +197,18 @@ fn print_json(value: &impl serde::Serialize) {
     }
 }
 
-/// Prints, and does not mind a reader that has gone (`oncefs status | head -1`).
+/// Prints, and does not mind a reader that has gone (`oncefs status | head -1`). What cannot be written elsewhere ends the command: a script
+/// must not take nothing for an answer.
 fn print_line(line: &str) {
     use std::io::Write as _;
-    let _reader_gone = writeln!(std::io::stdout(), "{line}");
+    let mut out = std::io::stdout();
+    match writeln!(out, "{line}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            let _nobody_to_tell = writeln!(std::io::stderr(), "oncefs: cannot write to standard output: {error}");
+            std::process::exit(1);
+        }
+        _written_or_not_wanted => {}
+    }
 }
 
 #[cfg(test)]

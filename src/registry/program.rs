@@ -26,6 +26,9 @@ pub(super) struct Program<'a> {
 pub(super) fn find(name: &str, folders: &[PathBuf]) -> Result<PathBuf, String> {
     let is_program = |path: &PathBuf| path.is_file() && access(path, Access::EXEC_OK).is_ok();
     folders.iter().map(|folder| folder.join(name)).find(is_program).ok_or_else(|| {
+        if let Some(path) = folders.iter().map(|folder| folder.join(name)).find(|path| path.is_file()) {
+            return format!("the program {} may not be run: chmod 755 {0}", path.display());
+        }
         let folders: Vec<_> = folders.iter().map(|folder| folder.display().to_string()).collect();
         format!("the program {name} was not found in {}", folders.join(":"))
     })

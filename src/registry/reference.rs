@@ -56,7 +56,9 @@ pub enum ReferenceError {
     Empty,
     #[error("{0:?} is no host name; write HOST or HOST:PORT before the first slash")]
     Host(String),
-    #[error("{0:?} is no port; it must be a number from 1 to 65535")]
+    #[error(
+        "{0:?} is no port; it must be a number from 1 to 65535. An image is written HOST:PORT/NAME:TAG, oci:DIR or oci-archive:FILE, without https://"
+    )]
     Port(String),
     #[error("the name of the repository is missing after the host {0:?}")]
     NoRepository(String),

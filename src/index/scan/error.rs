@@ -23,7 +23,7 @@ pub enum ScanError {
     TooShort { layer: LayerDigest, want: u64, got: u64 },
     #[error("layer {layer} is longer than the {want} bytes its manifest gives: the registry sends something else")]
     TooLong { layer: LayerDigest, want: u64 },
-    /// `source` is what else was noticed, if the damage showed before the end.
+    /// `source` is how the damage showed, if it did before the end.
     #[error(
         "layer {layer} arrived with digest {got}: the registry or the network damaged it, try again or pull from elsewhere"
     )]
@@ -31,7 +31,7 @@ pub enum ScanError {
         layer: LayerDigest,
         got: LayerDigest,
         #[source]
-        source: Option<Box<ScanError>>,
+        source: Option<Box<dyn std::error::Error + Send + Sync>>,
     },
     #[error(
         "layer {layer} unpacks to a tar with digest {got}, but the image's config says {want}: the image is wrong and \
@@ -106,6 +106,16 @@ impl ScanError {
 }
 
 impl ScanError {
+    /// What was seen of the damage, without what would be true of a blob that is what its digest says.
+    pub(super) fn into_damage(self) -> Box<dyn std::error::Error + Send + Sync> {
+        match self {
+            Self::Decode { source, .. } => Box::new(source),
+            Self::Tar { source, .. } => Box::new(source),
+            Self::Draft { source, .. } => Box::new(source),
+            other => Box::new(other),
+        }
+    }
+
     /// A tree that cannot be written is a full disk more often than a tree that cannot be.
     pub(super) fn tree(layer: &Layered, source: WriteError) -> Self {
         match source {

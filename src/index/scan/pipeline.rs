@@ -83,7 +83,7 @@ impl Job {
         });
         let got = LayerDigest(digests.blob);
         if got != layer {
-            let source = outcome.and_then(|(_, verified)| verified).err().map(Box::new);
+            let source = outcome.and_then(|(_, verified)| verified).err().map(ScanError::into_damage);
             return Err(ScanError::BlobDigest { layer, got, source });
         }
         let (codec, verified) = outcome?;

@@ -71,6 +71,18 @@ fn a_check_of_a_configuration_finds_what_would_fail_later() {
 }
 
 #[test]
+fn an_answer_that_cannot_be_written_is_no_success() {
+    let node = Node::new();
+    for arguments in [&["config", "show"][..], &["status"], &["check"]] {
+        let mut command = std::process::Command::new(ONCEFS);
+        command.arg("--root").arg(node.root()).arg("--run").arg(node.run()).args(arguments);
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let ended = command.stdout(full).stderr(std::process::Stdio::null()).status().unwrap();
+        assert_eq!(ended.code(), Some(1), "{arguments:?}");
+    }
+}
+
+#[test]
 fn a_platform_can_be_chosen() {
     let node = Node::new();
     let image = Image::for_architecture(&Image::usual(33).layers, "s390x");
