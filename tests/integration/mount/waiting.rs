@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 use oncefs::fuse::Operation;
 use oncefs::store::CacheConfig;
 use oncefs::sync::Mutex;
-use oncefs::sync::atomic::{AtomicUsize, Ordering};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::stage::{Gate, Packing, SOON, Stage, State, drop_all, until};
@@ -309,11 +308,11 @@ fn privileged_eviction_under_eight_readers_of_a_tight_cache_loses_nothing() {
     stage.store.set_cache(CacheConfig { max_bytes: max, ..CacheConfig::default() });
     stage.store.evict_to(max / 2).unwrap();
     let path = stage.show("view", &[&layer]).join("file");
-    let (ended, enough) = (AtomicUsize::new(0), 3 * u64::from(layer.frames().len()));
+    let enough = 3 * u64::from(layer.frames().len());
     std::thread::scope(|scope| {
-        for reader in 0..READERS {
-            let (path, content, ended, stage) = (&path, &content, &ended, &stage);
-            scope.spawn(move || {
+        let (path, content, stage) = (&path, &content, &stage);
+        let read = |reader: usize| {
+            move || {
                 let direct = rustix::fs::OFlags::DIRECT | rustix::fs::OFlags::RDONLY;
                 let file = File::from(rustix::fs::open(path, direct, rustix::fs::Mode::empty()).unwrap());
                 let (mut state, mut got, begun) = (reader as u64 + 1, vec![0; part], Instant::now());
@@ -325,16 +324,15 @@ fn privileged_eviction_under_eight_readers_of_a_tight_cache_loses_nothing() {
                     let used = stage.store.cache_usage().used_bytes;
                     assert!(used <= max, "{used} of {max}");
                 }
-                ended.fetch_add(1, Ordering::Relaxed);
-            });
-        }
+            }
+        };
+        let readers: Vec<_> = (0..READERS).map(|reader| scope.spawn(read(reader))).collect();
         // What was just read is spared by the bound, and not by who prunes.
-        while ended.load(Ordering::Relaxed) < READERS {
+        while readers.iter().any(|reader| !reader.is_finished()) {
             stage.store.evict_to(max / 4).unwrap();
             std::thread::sleep(Duration::from_millis(3));
         }
     });
-    assert_eq!(ended.load(Ordering::Relaxed), READERS);
     assert!(stage.store.cache_usage().evicted.frames >= enough, "{:?}", stage.store.cache_usage());
 }
 
