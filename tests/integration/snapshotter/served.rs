@@ -15,7 +15,7 @@ use oncefs::snapshotter::protocol::v1::{
     CommitSnapshotRequest, Info, ListSnapshotsRequest, MountsRequest, PrepareSnapshotRequest, RemoveSnapshotRequest,
     StatSnapshotRequest, UpdateSnapshotRequest, UsageRequest, UsageResponse, ViewSnapshotRequest,
 };
-use oncefs::snapshotter::{Snapshots, serve};
+use oncefs::snapshotter::{Filters, Snapshots, serve};
 use oncefs::store::{Config, Store, StoreError};
 use prost_types::FieldMask;
 use tempfile::TempDir;
@@ -114,6 +114,21 @@ impl Served {
         drop((snapshots, client));
         known.restart();
         Self::over(dir, known).await
+    }
+
+    /// After the service has ended: the names of what is there when all that was begun is done.
+    pub(super) async fn settled(&self) -> Vec<String> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let there = self.snapshots.list(&Filters::parse::<&str>(&[]).unwrap());
+            if there.len() == self.directories().len() {
+                let mut names: Vec<String> = there.iter().map(|snapshot| snapshot.name.to_string()).collect();
+                names.sort();
+                return names;
+            }
+            assert!(Instant::now() < until, "{} snapshots, but directories {:?}", there.len(), self.directories());
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
     }
 
     pub(super) fn socket(&self) -> PathBuf {
