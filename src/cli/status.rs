@@ -109,9 +109,11 @@ fn print(status: &StatusReport) {
     let used: Vec<_> = images.flat_map(|image| &image.layers).map(|layer| layer.digest).collect();
     let others: Vec<_> = status.layers.iter().filter(|layer| !used.contains(&layer.digest)).collect();
     if !others.is_empty() {
-        print_line(match status.claimed.is_empty() {
-            true => "\nlayers that no mount uses:",
-            false => "\nlayers that neither a mount nor containerd uses:",
+        // Without a server nobody knows who uses them.
+        print_line(match (status.server, status.claimed.is_empty()) {
+            (None, _) => "\nlayers:",
+            (Some(_), true) => "\nlayers that no mount uses:",
+            (Some(_), false) => "\nlayers that neither a mount nor containerd uses:",
         });
         others.into_iter().for_each(print_layer);
     }
@@ -132,7 +134,8 @@ fn print_cache(cache: &CacheReport) {
 
 fn print_mount(mount: &MountReport) {
     let image = &mount.image;
-    let loaded = if mount.loaded { "" } else { " (nobody has looked into it yet)" };
+    let has_failed = image.layers.iter().any(|layer| matches!(layer.state, State::Failed));
+    let loaded = if mount.loaded || has_failed { "" } else { " (nobody has looked into it yet)" };
     print_line(&format!("{}  {}  {}{loaded}", mount.at.display(), image.reference, image.platform));
     image.layers.iter().for_each(print_layer);
 }

@@ -103,6 +103,8 @@ enum ClientText {
 
 /// A node has a handful of mirrors; each is one more to wait for when all are down.
 const MIRRORS_MAX: usize = 64;
+/// containerd refuses a file with any other, so that a slip of the pen does not take one away in silence.
+const CAPABILITIES: [&str; 4] = ["pull", "resolve", "push", "referrers"];
 const DIAL_TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 
 // === impl HostFile ===
@@ -162,6 +164,10 @@ impl EntryText {
     }
 
     fn manner(&self, directory: &Path) -> Result<Manner, String> {
+        let is_known = |name: &&String| CAPABILITIES.iter().any(|known| name.eq_ignore_ascii_case(known));
+        if let Some(unknown) = self.capabilities.iter().flatten().find(|name| !is_known(name)) {
+            return Err(format!("unknown capability {unknown:?}; there are {}", CAPABILITIES.join(", ")));
+        }
         let may = |what: &str| match self.capabilities.as_deref() {
             None | Some([]) => true,
             Some(named) => named.iter().any(|name| name.eq_ignore_ascii_case(what)),

@@ -89,6 +89,7 @@ fn headers_are_sent_and_never_shown() {
 fn what_is_not_known_is_passed_over_and_what_is_wrong_is_named() {
     assert_eq!(urls(&parse("new_key = 1\n[host.\"https://a\"]\nnewer = {x = 1}")), ["https://a/v2/"]);
     let cases = [
+        ("[host.\"https://a\"]\ncapabilities = [\"pull\", \"resolv\"]", "unknown capability \"resolv\""),
         ("server = ", "line 1"),
         ("[host.\"https://\"]", "https://"),
         ("[host.\"https://user@a\"]", "HOST"),

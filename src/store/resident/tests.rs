@@ -1,0 +1,179 @@
+//! The bitmap in memory and on disk, and readers beside those who drop.
+
+use super::*;
+use proptest::prelude::*;
+use std::collections::BTreeSet;
+
+fn bitmap(frames: u32) -> File {
+    let file = tempfile::tempfile().unwrap();
+    Resident::write_all(&file, frames).unwrap();
+    file
+}
+
+fn open(file: &File, frames: u32) -> Resident {
+    Resident::open(file.try_clone().unwrap(), frames).unwrap()
+}
+
+fn set(resident: &Resident) -> BTreeSet<u32> {
+    (0..resident.frames + 40).filter(|frame| resident.has(*frame)).collect()
+}
+
+#[test]
+fn a_new_bitmap_says_all_is_there_and_not_a_frame_more() {
+    for frames in [0, 1, 31, 32, 33, 64, 100] {
+        let resident = open(&bitmap(frames), frames);
+        assert!(resident.all());
+        assert_eq!(set(&resident), (0..frames).collect());
+        assert_eq!(resident.missing(0..frames), None);
+    }
+}
+
+#[test]
+fn a_bitmap_of_nothing_says_nothing_is_there() {
+    let file = bitmap(70);
+    Resident::write_none(&file, 33).unwrap();
+    assert_eq!(open(&file, 33).missing(0..33), Some(0..33));
+}
+
+#[test]
+fn dropped_frames_are_gone_on_disk_before_they_are_punched() {
+    let file = bitmap(100);
+    let resident = open(&file, 100);
+    let era = resident.era();
+    resident
+        .drop_frames(30..34, |frames| {
+            assert_eq!(frames, [30, 31, 32, 33]);
+            assert_eq!(open(&file, 100).missing(0..100), Some(30..34));
+            Ok(())
+        })
+        .unwrap();
+    assert_ne!(resident.era(), era, "a reader of before must see that something was dropped");
+    assert!(!resident.all());
+    assert_eq!(resident.missing(0..31), Some(30..31));
+    resident.drop_frames(30..34, |_| unreachable!("nothing was left to punch")).unwrap();
+}
+
+#[test]
+fn a_bit_set_in_another_era_does_not_count() {
+    let resident = open(&bitmap(10), 10);
+    resident.drop_frames([3, 4], |_| Ok(())).unwrap();
+    let era = resident.era_for_writing();
+    resident.drop_frames([5], |_| Ok(())).unwrap();
+    assert!(!resident.mark(3, era));
+    assert!(!resident.has(3));
+    assert!(resident.mark(3, resident.era_for_writing()));
+    assert!(resident.has(3));
+}
+
+#[test]
+fn a_read_during_which_something_was_dropped_does_not_count() {
+    let resident = open(&bitmap(10), 10);
+    let mut reads = 0;
+    let read = resident.read(
+        || 2..5,
+        || {
+            reads += 1;
+            resident.drop_frames([4], |_| Ok(()))
+        },
+    );
+    assert!(matches!(read, Err(Unread::NotResident(missing)) if missing == (4..5)));
+    assert_eq!(reads, 1);
+}
+
+#[test]
+fn a_read_during_which_a_frame_went_and_came_back_is_made_again() {
+    let resident = open(&bitmap(10), 10);
+    let mut reads = 0;
+    let read = resident.read(
+        || 2..5,
+        || {
+            reads += 1;
+            if reads < 3 {
+                resident.drop_frames([4], |_| Ok::<_, io::Error>(())).unwrap();
+                assert!(resident.mark(4, resident.era_for_writing()));
+            }
+            Err::<(), _>(reads)
+        },
+    );
+    assert_eq!(read, Err(Unread::Failed(3)), "and its error counts only in the end");
+}
+
+#[test]
+fn bits_reach_the_disk_with_sync_and_not_before() {
+    let (file, data) = (bitmap(40), tempfile::tempfile().unwrap());
+    let resident = open(&file, 40);
+    resident.drop_frames([1, 39], |_| Ok(())).unwrap();
+    assert!(resident.mark(39, resident.era_for_writing()));
+    assert_eq!(open(&file, 40).missing(0..40), Some(1..40));
+    resident.sync(&data).unwrap();
+    assert_eq!(open(&file, 40).missing(0..40), Some(1..2));
+}
+
+#[test]
+fn a_drop_writes_no_bit_whose_data_may_not_be_on_disk() {
+    let file = bitmap(40);
+    let resident = open(&file, 40);
+    resident.drop_frames([1], |_| Ok(())).unwrap();
+    assert!(resident.mark(1, resident.era_for_writing()));
+    resident.drop_frames([2], |_| Ok(())).unwrap();
+    assert_eq!(open(&file, 40).missing(0..40), Some(1..3), "frame 1 was never synced");
+}
+
+#[test]
+fn a_rotten_group_is_not_resident_and_a_rotten_header_is_refused() {
+    let file = bitmap(70);
+    let length = file.metadata().unwrap().len();
+    for at in 0..length {
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at).unwrap();
+        file.write_all_at(&[byte[0] ^ 0x10], at).unwrap();
+        let opened = Resident::open(file.try_clone().unwrap(), 70);
+        if at < HEADER_BYTES as u64 {
+            assert!(matches!(opened, Err(ResidentError::Damaged(_) | ResidentError::Frames { .. })), "byte {at}");
+        } else {
+            let group = ((at - HEADER_BYTES as u64) / GROUP_BYTES as u64) as u32;
+            let lost = group * GROUP..((group + 1) * GROUP).min(70);
+            assert_eq!(opened.unwrap().missing(0..70), Some(lost), "byte {at}");
+        }
+        file.write_all_at(&byte, at).unwrap();
+    }
+    assert!(matches!(Resident::open(file.try_clone().unwrap(), 71), Err(ResidentError::Frames { has: 70, want: 71 })));
+    file.set_len(length - 1).unwrap();
+    assert!(matches!(Resident::open(file, 70), Err(ResidentError::Damaged("it ends early"))));
+}
+
+proptest! {
+    /// Against a set of numbers for what is resident, and one for what the disk knows.
+    #[test]
+    fn bits_behave_like_sets(steps in prop::collection::vec((0u8..4, 0u32..70, 1u32..20), 0..60)) {
+        let (file, data) = (bitmap(70), tempfile::tempfile().unwrap());
+        let mut resident = open(&file, 70);
+        let mut here: BTreeSet<u32> = (0..70).collect();
+        let mut disk = here.clone();
+        for (step, first, count) in steps {
+            let range = first..(first + count).min(70);
+            match step {
+                0 => {
+                    resident.drop_frames(range.clone(), |_| Ok(())).unwrap();
+                    here.retain(|frame| !range.contains(frame));
+                    disk.retain(|frame| !range.contains(frame));
+                }
+                1 => {
+                    prop_assert!(resident.mark(first, resident.era_for_writing()));
+                    here.insert(first);
+                }
+                2 => {
+                    resident.sync(&data).unwrap();
+                    disk = here.clone();
+                }
+                _ => {
+                    resident = open(&file, 70);
+                    here = disk.clone();
+                }
+            }
+            prop_assert_eq!(&set(&resident), &here);
+            prop_assert_eq!(resident.all(), here.len() == 70);
+            prop_assert_eq!(&set(&open(&file, 70)), &disk);
+        }
+    }
+}
