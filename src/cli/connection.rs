@@ -82,7 +82,7 @@ impl Setting {
     }
 
     /// Makes the call to the server if one runs.
-    async fn call_running(&self, call: &Call, shown: &mut Shown) -> Option<Result<Outcome, Failure>> {
+    pub(super) async fn call_running(&self, call: &Call, shown: &mut Shown) -> Option<Result<Outcome, Failure>> {
         let mut client: Client = daemon::running(&self.config.run).await?;
         match client.call(call, &mut |news| shown.show(&news), interrupted()).await {
             // It ends just now, and the store is free soon.

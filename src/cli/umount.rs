@@ -1,6 +1,5 @@
 //! `oncefs umount DIR`
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::mpsc;
@@ -38,19 +37,18 @@ pub(super) struct Umount {
 
 impl Umount {
     pub(super) async fn run(self, setting: &Setting) -> Result<ExitCode, Failure> {
-        let at = self.at.as_deref().map(resolved);
-        if daemon::running(&setting.config.run).await.is_none() {
-            return clear(&setting.config.run, at.as_deref()).map(|()| ExitCode::SUCCESS);
-        }
-        let called = setting.call(&Call::Umount(UmountCall { at: at.clone() }), &mut Shown::new()).await;
-        match called {
-            Ok(_) => Ok(ExitCode::SUCCESS),
+        let (run, at) = (&setting.config.run, self.at.as_deref().map(resolved));
+        let call = Call::Umount(UmountCall { at: at.clone() });
+        match setting.call_running(&call, &mut Shown::new()).await {
+            Some(Ok(_)) if at.is_some() => return Ok(ExitCode::SUCCESS),
             // What an earlier server left is unknown to this one.
-            Err(failed) if failed.kind == FailureKind::NotFound => {
-                clear(&setting.config.run, at.as_deref()).map(|()| ExitCode::SUCCESS)
-            }
-            Err(failed) => Err(failed),
+            Some(Ok(_)) => {}
+            Some(Err(failed)) if failed.kind == FailureKind::NotFound => {}
+            Some(Err(failed)) => return Err(failed),
+            // One that was killed just now holds its mounts until its last descriptor is closed.
+            None => daemon::wait_until_gone(run).await,
         }
+        clear(run, at.as_deref()).map(|()| ExitCode::SUCCESS)
     }
 }
 
@@ -85,13 +83,18 @@ fn clear_all(run: &Path) -> Result<(), Failure> {
     let unreadable = |error| Failure::new(FailureKind::Other, format!("cannot see what is mounted: {error}"));
     let table = mount::table().map_err(unreadable)?;
     let fs = run.join("fs");
-    let device = table.iter().rev().find(|mounted| mounted.at == fs).map(|mounted| mounted.device);
+    let devices: Vec<_> = table.iter().filter(|mounted| mounted.at == fs).map(|mounted| mounted.device).collect();
     let is_root = rustix::process::geteuid().is_root();
-    let may_be_ours =
-        |mounted: &&mount::Mounted| mounted.kind == daemon::MOUNT_KIND && (!is_root || Some(mounted.device) == device);
+    let may_be_ours = |mounted: &&mount::Mounted| {
+        mounted.kind == daemon::MOUNT_KIND && (!is_root || devices.contains(&mounted.device))
+    };
     let mut failed = None;
     for mounted in table.iter().rev().filter(may_be_ours).filter(|mounted| is_dead(&mounted.at)) {
-        if let Err(error) = mount::detach_as_anybody(&mounted.at) {
+        let Err(error) = mount::detach_as_anybody(&mounted.at) else { continue };
+        // A server that ends takes its own away.
+        let is_still_there =
+            mount::mounted_at(&mounted.at).is_ok_and(|now| now.is_some_and(|now| now.device == mounted.device));
+        if is_still_there {
             let message = format!("cannot unmount {}: {error}", mounted.at.display());
             failed = Some(Failure::new(FailureKind::Other, message));
         }
@@ -99,12 +102,13 @@ fn clear_all(run: &Path) -> Result<(), Failure> {
     failed.map_or(Ok(()), Err)
 }
 
-/// Whether the mount's server has died. One that lives may be slow to answer: it is not waited for.
+/// Whether the mount's server has died. One that lives may be slow to answer: it is not waited for. The kernel keeps
+/// attributes, but asks for the space each time.
 fn is_dead(at: &Path) -> bool {
     let (answer, answered) = mpsc::channel();
     let at = at.to_owned();
     std::thread::spawn(move || {
-        let dead = at.metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotConnected);
+        let dead = rustix::fs::statvfs(&at).is_err_and(|error| error == rustix::io::Errno::NOTCONN);
         let _nobody_waits_any_more = answer.send(dead);
     });
     answered.recv_timeout(ANSWER).unwrap_or(false)
