@@ -60,6 +60,19 @@ pub trait Beside: Send + Sync {
 
     /// The blob of this digest, which must have so many bytes. They are not compared with it.
     fn blob(&self, digest: Digest, size: u64) -> BoxFuture<'_, Result<Bytes, BlobError>>;
+
+    /// The manifests that are about the image, of whatever type. Nothing binds them to it. However many ask on an image's
+    /// behalf, its registry is asked once.
+    fn referrers(&self) -> BoxFuture<'_, Result<Arc<[Referrer]>, BlobError>>;
+}
+
+/// A manifest that is about another one, as its registry lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Referrer {
+    pub digest: Digest,
+    pub size: u64,
+    pub artifact_type: String,
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// A place with nothing beside the layer.
@@ -148,6 +161,10 @@ impl Beside for Nothing {
 
     fn blob(&self, digest: Digest, _: u64) -> BoxFuture<'_, Result<Bytes, BlobError>> {
         Box::pin(async move { Err(BlobError::NotFound(format!("no blob {digest}"))) })
+    }
+
+    fn referrers(&self) -> BoxFuture<'_, Result<Arc<[Referrer]>, BlobError>> {
+        Box::pin(async { Ok([].into()) })
     }
 }
 

@@ -3,25 +3,31 @@
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
-use crate::blob::{Beside, BlobError, Blobs as _, Origin};
+use super::{Image, Images};
+use crate::blob::{Beside, BlobError, Blobs as _, Referrer};
 use crate::digest::{Digest, LayerDigest};
-use crate::registry::Registry;
+use crate::sync::Arc;
 
-pub(super) struct BesideImage {
-    pub(super) registry: Registry,
-    pub(super) origin: Origin,
+pub(super) struct BesideImage<'a> {
+    pub(super) images: &'a Images,
+    pub(super) image: &'a Image,
 }
 
-impl Beside for BesideImage {
+impl Beside for BesideImage<'_> {
     fn manifest(&self, digest: Digest) -> BoxFuture<'_, Result<Bytes, BlobError>> {
-        Box::pin(async move { Ok(self.registry.manifest(digest, &self.origin).await?) })
+        Box::pin(async move { Ok(self.images.shared.registry.manifest(digest, &self.image.origin).await?) })
     }
 
     fn blob(&self, digest: Digest, size: u64) -> BoxFuture<'_, Result<Bytes, BlobError>> {
         Box::pin(async move {
             // Whatever it holds, it is had as a layer is.
-            let blob = self.registry.open(LayerDigest(digest), size, self.origin.clone()).await?;
+            let blob = self.images.shared.registry.open(LayerDigest(digest), size, self.image.origin.clone());
+            let blob = blob.await?;
             blob.range(0..size).await
         })
+    }
+
+    fn referrers(&self) -> BoxFuture<'_, Result<Arc<[Referrer]>, BlobError>> {
+        Box::pin(self.images.referrers(self.image))
     }
 }

@@ -61,7 +61,7 @@ impl Images {
         let (store, digest) = (self.shared.store.clone(), layer.digest);
         let receiving: Receiving = off_thread(move || store.receive(&digest)).await??;
         let limits = self.shared.limits.lock().clone();
-        let beside = BesideImage { registry: self.shared.registry.clone(), origin: image.origin.clone() };
+        let beside = BesideImage { images: self, image };
         let indexed = match sources::read(layer, blob.as_ref(), &beside, receiving.parts(), &limits).await {
             Ok(Some(indexed)) => indexed,
             Ok(None) => return Ok(None),

@@ -9,6 +9,7 @@ mod chains;
 mod declines;
 mod layer;
 mod progress;
+mod referrers;
 mod refusals;
 mod resolve;
 
@@ -37,6 +38,7 @@ pub use resolve::Asker;
 use chains::{Found, Ledger, Quiet};
 use declines::Declines;
 use progress::Progresses;
+use referrers::Referrers;
 use refusals::Refusals;
 
 /// More would be no faster anywhere.
@@ -153,6 +155,7 @@ struct Shared {
     progresses: Mutex<Progresses>,
     refusals: Refusals,
     declines: Declines,
+    referrers: Referrers,
     ledger: Mutex<Ledger>,
     quiet: Quiet,
     /// Says that there may be something to delete.
@@ -190,6 +193,7 @@ impl Images {
             progresses: Mutex::new(Progresses::default()),
             refusals: Refusals::default(),
             declines: Declines::default(),
+            referrers: Referrers::default(),
             ledger: Mutex::new(Ledger::new(index.trust)),
             quiet: Quiet::default(),
             work: watch::Sender::default(),

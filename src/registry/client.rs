@@ -4,23 +4,25 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RANGE, WWW_AUTHENTICATE};
+use reqwest::header::{
+    ACCEPT, AUTHORIZATION, AsHeaderName, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RANGE, WWW_AUTHENTICATE,
+};
 use reqwest::{StatusCode, Url};
 
 use crate::digest::{self, Digest};
+use crate::registry::ask::Ask;
 use crate::registry::challenge;
 use crate::registry::clients::Lasting;
 use crate::registry::config::Config;
-use crate::registry::counters::{Counters, Kind, add};
+use crate::registry::counters::{Counters, add};
 use crate::registry::credentials::{Credential, Credentials};
 use crate::registry::error::RegistryError;
 use crate::registry::failure;
-use crate::registry::hosts::{Host, Hosts, Need, authority};
+use crate::registry::hosts::{Host, Hosts, authority};
 use crate::registry::login::{Authorization, Logins, REFUSED_MAX};
 use crate::registry::mirrors::Mirrors;
-use crate::registry::reference::Repository;
 use crate::registry::retry::{Outcome, Policy, Verdict};
-use crate::registry::transport::{Call, Reply, Transport, Weight};
+use crate::registry::transport::{Call, Reply, Transport};
 use crate::sync::Arc;
 
 /// Asks registries.
@@ -30,22 +32,6 @@ pub(super) struct Client {
     mirrors: Mirrors,
     logins: Logins,
     policy: Policy,
-}
-
-/// What is asked of a repository.
-#[derive(Clone)]
-pub(super) struct Ask {
-    pub(super) repository: Repository,
-    /// After `/v2/REPOSITORY/`: `manifests/TAG`, `blobs/DIGEST`.
-    pub(super) path: String,
-    /// What errors call it.
-    pub(super) what: String,
-    pub(super) accept: Option<&'static str>,
-    /// First and last byte.
-    pub(super) range: Option<(u64, u64)>,
-    /// Only whether it is there and may be had: a redirect says so, too.
-    pub(super) only_head: bool,
-    pub(super) weight: Weight,
 }
 
 /// A success: its head, and a body to be read.
@@ -60,9 +46,7 @@ pub(super) struct Answer {
 /// A small thing, whole.
 pub(super) struct Small {
     pub(super) bytes: Bytes,
-    pub(super) media_type: Option<String>,
-    /// What the registry says its digest is; to be compared, not to be believed.
-    pub(super) digest: Option<String>,
+    pub(super) headers: HeaderMap,
 }
 
 /// Logging in to one host for one question.
@@ -165,8 +149,7 @@ impl Client {
     }
 
     fn places(&self, ask: &Ask) -> Result<Vec<Host>, RegistryError> {
-        let need = if ask.digest().is_some() { Need::Pull } else { Need::Resolve };
-        Ok(self.mirrors.useful(self.hosts.places(&ask.repository, need)?, ask))
+        Ok(self.mirrors.useful(self.hosts.places(&ask.repository, ask.need())?, ask))
     }
 
     /// The mirror gave wrong bytes of what `path` names: it is not asked for them again. Says whether there was one.
@@ -291,9 +274,6 @@ impl Attempt {
 /// A small answer whole, and what its path names.
 async fn small_of(ask: &Ask, answer: Answer, max: u64) -> Result<Small, RegistryError> {
     let reply = answer.reply;
-    let own = |text: Option<&str>| text.map(str::to_owned);
-    let media_type = own(reply.header(CONTENT_TYPE));
-    let says = own(reply.headers.get("docker-content-digest").and_then(|value| value.to_str().ok()));
     let mut bytes = reply.body.whole(max).await?;
     // Here, where another place can still be asked.
     if let (Some(digest), Some(_)) = (ask.digest(), &answer.mirror) {
@@ -301,7 +281,7 @@ async fn small_of(ask: &Ask, answer: Answer, max: u64) -> Result<Small, Registry
         let mismatch = |source| RegistryError::Mismatch { what: ask.what.clone(), source };
         bytes = checked.map_err(mismatch)?.into_inner();
     }
-    Ok(Small { bytes, media_type, digest: says })
+    Ok(Small { bytes, headers: reply.headers })
 }
 
 fn nowhere(ask: &Ask) -> RegistryError {
@@ -309,20 +289,21 @@ fn nowhere(ask: &Ask) -> RegistryError {
     RegistryError::Protocol { host, what: ask.what.clone(), cause: "there is no place to ask".to_owned() }
 }
 
-// === impl Ask ===
+// === impl Small ===
 
-impl Ask {
-    /// What is asked for, if its name says it.
-    pub(super) fn digest(&self) -> Option<Digest> {
-        self.path.rsplit('/').next()?.parse().ok()
+impl Small {
+    /// A header's text, if it is one.
+    pub(super) fn header(&self, name: impl AsHeaderName) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
     }
 
-    fn kind(&self) -> Kind {
-        match (self.path.starts_with("manifests/"), self.range) {
-            (true, _) => Kind::Manifest,
-            (false, None) => Kind::Blob,
-            (false, Some(_)) => Kind::Range,
-        }
+    pub(super) fn media_type(&self) -> Option<&str> {
+        self.header(CONTENT_TYPE)
+    }
+
+    /// What the registry says its digest is; to be compared, not to be believed.
+    pub(super) fn digest(&self) -> Option<Digest> {
+        self.header("docker-content-digest")?.parse().ok()
     }
 }
 

@@ -76,6 +76,8 @@ pub(super) enum Kind {
     Blob,
     /// A part of one.
     Range,
+    /// Which manifests are about another one.
+    Referrers,
     Token,
 }
 
@@ -94,13 +96,14 @@ pub struct Counts {
 // === impl Kind ===
 
 impl Kind {
-    const ALL: [Self; 4] = [Self::Manifest, Self::Blob, Self::Range, Self::Token];
+    const ALL: [Self; 5] = [Self::Manifest, Self::Blob, Self::Range, Self::Referrers, Self::Token];
 
     fn name(self) -> &'static str {
         match self {
             Self::Manifest => "manifest",
             Self::Blob => "blob",
             Self::Range => "range",
+            Self::Referrers => "referrers",
             Self::Token => "token",
         }
     }

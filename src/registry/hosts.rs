@@ -54,6 +54,10 @@ pub(super) enum Need {
     Resolve,
     /// To give what a digest names.
     Pull,
+    /// To say which manifests are about another one.
+    Referrers,
+    /// To take what is new.
+    Push,
 }
 
 /// `HOST` or `HOST:PORT` from the configuration.
@@ -76,10 +80,7 @@ impl Hosts {
     pub(super) fn places(&self, repository: &Repository, need: Need) -> Result<Vec<Host>, RegistryError> {
         let upstream = self.of(repository)?;
         let Some(file) = self.folders.of(repository.host())? else { return Ok(vec![upstream]) };
-        let may = |manner: &Manner| match need {
-            Need::Resolve => manner.may_resolve,
-            Need::Pull => manner.may_pull,
-        };
+        let may = |manner: &Manner| manner.may.contains(&need);
         let mirrors = file.mirrors.iter().filter(|mirror| may(&mirror.manner));
         let mut places: Vec<Host> = mirrors.map(|mirror| Host::at(mirror, &upstream)).collect();
         // With no place left, it is the upstream's to say so.

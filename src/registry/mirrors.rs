@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use crate::registry::client::Ask;
+use crate::registry::ask::Ask;
 use crate::registry::error::RegistryError;
 use crate::registry::hosts::Host;
 use crate::sync::Mutex;

@@ -5,6 +5,7 @@
 //! file, reads the environment, or shows a credential to anybody but the host it is for.
 
 mod archive;
+mod ask;
 mod challenge;
 mod client;
 mod clients;
@@ -28,6 +29,7 @@ mod platform;
 mod program;
 mod ranges;
 mod reference;
+mod referrers;
 mod resolve;
 mod retry;
 mod secret;
@@ -40,9 +42,9 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
-use crate::blob::{Blob, BlobError, Blobs, Layered, Origin};
+use crate::blob::{Blob, BlobError, Blobs, Layered, Origin, Referrer};
 use crate::digest::{self, Digest, LayerDigest};
-use crate::registry::client::Ask;
+use crate::registry::ask::Ask;
 use crate::registry::clients::Clients;
 use crate::registry::layout::Layout;
 use crate::registry::manifest::{ACCEPT, MANIFEST_BYTES_MAX};
@@ -155,6 +157,21 @@ impl Registry {
         self.shared.manifest(digest, origin).await
     }
 
+    /// The manifests that name `subject` as the one they are about; only those of this type, if one is given. An image
+    /// layout on disk has none.
+    ///
+    /// # Errors
+    /// As resolving an image would. A registry that has none is no error, nor is one that knows nothing of them.
+    pub async fn referrers(
+        &self,
+        subject: Digest,
+        artifact_type: Option<&str>,
+        origin: &Origin,
+    ) -> Result<Vec<Referrer>, RegistryError> {
+        let Some(repository) = remote_of(origin)? else { return Ok(Vec::new()) };
+        referrers::find(&self.shared.clients.now(), &repository, subject, artifact_type).await
+    }
+
     /// Whether the layer's blob is there and may be had, without a byte of it.
     ///
     /// # Errors
@@ -202,8 +219,7 @@ impl Shared {
 
     async fn open(&self, layer: LayerDigest, size: u64, origin: &Origin) -> Result<Arc<dyn Blob>, RegistryError> {
         let text = &origin.0;
-        if let Some(repository) = text.strip_prefix(REMOTE) {
-            let repository = repository.parse().map_err(|error| RegistryError::Origin(text.clone(), Some(error)))?;
+        if let Some(repository) = remote_of(origin)? {
             return Ok(Arc::new(LayerBlob::new(self.clients.clone(), repository, layer, size)));
         }
         let layout = self.layout(origin).await?;
@@ -228,9 +244,7 @@ impl Shared {
 
     async fn manifest(&self, digest: Digest, origin: &Origin) -> Result<Bytes, RegistryError> {
         let what = format!("the manifest {digest} in {origin}");
-        let bytes = if let Some(repository) = origin.0.strip_prefix(REMOTE) {
-            let repository =
-                repository.parse().map_err(|error| RegistryError::Origin(origin.0.clone(), Some(error)))?;
+        let bytes = if let Some(repository) = remote_of(origin)? {
             let ask = Ask {
                 what: what.clone(),
                 repository,
@@ -255,11 +269,9 @@ impl Shared {
     }
 
     async fn check(&self, layer: &Layered, origin: &Origin) -> Result<(), RegistryError> {
-        let Some(repository) = origin.0.strip_prefix(REMOTE) else {
+        let Some(repository) = remote_of(origin)? else {
             return self.open(layer.digest, layer.size, origin).await.map(drop);
         };
-        let repository: Repository =
-            repository.parse().map_err(|error| RegistryError::Origin(origin.0.clone(), Some(error)))?;
         let ask = Ask {
             what: format!("layer {} of {repository}", layer.digest),
             repository,
@@ -288,6 +300,12 @@ impl Shared {
         archives.insert(key, layout.clone());
         Ok(layout)
     }
+}
+
+/// The repository that an origin is, unless it is on this machine's disk.
+fn remote_of(origin: &Origin) -> Result<Option<Repository>, RegistryError> {
+    let repository = origin.0.strip_prefix(REMOTE).map(str::parse).transpose();
+    repository.map_err(|error| RegistryError::Origin(origin.0.clone(), Some(error)))
 }
 
 /// An origin outlives the working directory.

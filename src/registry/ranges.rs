@@ -13,7 +13,8 @@ use reqwest::{StatusCode, Url};
 
 use crate::blob::{Blob, BlobError};
 use crate::digest::LayerDigest;
-use crate::registry::client::{Answer, Ask, Tries};
+use crate::registry::ask::Ask;
+use crate::registry::client::{Answer, Tries};
 use crate::registry::clients::Clients;
 use crate::registry::counters::add;
 use crate::registry::error::RegistryError;

@@ -6,7 +6,8 @@ use bytes::Bytes;
 
 use crate::blob::Origin;
 use crate::digest::{self, Digest};
-use crate::registry::client::{Ask, Client};
+use crate::registry::ask::Ask;
+use crate::registry::client::Client;
 use crate::registry::error::{ManifestError, RegistryError};
 use crate::registry::layout::Layout;
 use crate::registry::manifest::{
@@ -99,12 +100,13 @@ impl Search<'_> {
             (None, None) => "latest".to_owned(),
         };
         let small = client.small(&ask(remote, format!("manifests/{name}"), self.image()), MANIFEST_BYTES_MAX).await?;
-        let promised = remote.digest.or_else(|| small.digest.as_ref()?.parse().ok());
+        let promised = remote.digest.or_else(|| small.digest());
+        let bytes = small.bytes.clone();
         let bytes = match promised {
-            Some(digest) => self.checked(small.bytes, &digest, &format!("the manifest of {}", self.image()))?,
-            None => small.bytes,
+            Some(digest) => self.checked(bytes, &digest, &format!("the manifest of {}", self.image()))?,
+            None => bytes,
         };
-        self.parse(Digest::of(&bytes), bytes, small.media_type.as_deref())
+        self.parse(Digest::of(&bytes), bytes, small.media_type())
     }
 
     /// The document for our platform among those of an index.

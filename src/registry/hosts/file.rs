@@ -19,6 +19,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use crate::registry::duration;
+use crate::registry::hosts::Need;
 use crate::sync::Arc;
 
 /// Places where one registry's images are had.
@@ -43,8 +44,7 @@ pub(super) struct Place {
 /// How a place is spoken to, and what it may be asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Manner {
-    pub(super) may_pull: bool,
-    pub(super) may_resolve: bool,
+    pub(super) may: Vec<Need>,
     pub(super) headers: HeaderMap,
     pub(super) tls: Arc<Tls>,
 }
@@ -104,7 +104,8 @@ enum ClientText {
 /// A node has a handful of mirrors; each is one more to wait for when all are down.
 const MIRRORS_MAX: usize = 64;
 /// containerd refuses a file with any other, so that a slip of the pen does not take one away in silence.
-const CAPABILITIES: [&str; 4] = ["pull", "resolve", "push", "referrers"];
+const CAPABILITIES: [(&str, Need); 4] =
+    [("pull", Need::Pull), ("resolve", Need::Resolve), ("push", Need::Push), ("referrers", Need::Referrers)];
 const DIAL_TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 
 // === impl HostFile ===
@@ -136,7 +137,8 @@ impl HostFile {
             client: named("cert").map(|cert| (cert.clone(), Some(cert.with_extension("key")))).collect(),
             ..Tls::default()
         };
-        let of_server = Manner { may_pull: true, may_resolve: true, headers: HeaderMap::new(), tls: Arc::new(tls) };
+        let may = CAPABILITIES.map(|(_, need)| need).to_vec();
+        let of_server = Manner { may, headers: HeaderMap::new(), tls: Arc::new(tls) };
         Self { mirrors: Vec::new(), server: None, of_server }
     }
 }
@@ -164,14 +166,6 @@ impl EntryText {
     }
 
     fn manner(&self, directory: &Path) -> Result<Manner, String> {
-        let is_known = |name: &&String| CAPABILITIES.iter().any(|known| name.eq_ignore_ascii_case(known));
-        if let Some(unknown) = self.capabilities.iter().flatten().find(|name| !is_known(name)) {
-            return Err(format!("unknown capability {unknown:?}; there are {}", CAPABILITIES.join(", ")));
-        }
-        let may = |what: &str| match self.capabilities.as_deref() {
-            None | Some([]) => true,
-            Some(named) => named.iter().any(|name| name.eq_ignore_ascii_case(what)),
-        };
         let at = |path: &String| directory.join(path);
         let client = match &self.client {
             None => Vec::new(),
@@ -192,7 +186,23 @@ impl EntryText {
             skip_verify: self.skip_verify.unwrap_or(false),
             dial_timeout: self.dial_timeout.as_deref().map(dial_timeout).transpose()?,
         };
-        Ok(Manner { may_pull: may("pull"), may_resolve: may("resolve"), headers: self.headers()?, tls: Arc::new(tls) })
+        Ok(Manner { may: self.may()?, headers: self.headers()?, tls: Arc::new(tls) })
+    }
+
+    /// All, where none is named.
+    fn may(&self) -> Result<Vec<Need>, String> {
+        let named = self.capabilities.as_deref().unwrap_or_default();
+        if named.is_empty() {
+            return Ok(CAPABILITIES.map(|(_, need)| need).to_vec());
+        }
+        let need = |name: &String| {
+            let known = CAPABILITIES.iter().find(|(known, _)| name.eq_ignore_ascii_case(known));
+            known.map(|(_, need)| *need).ok_or_else(|| {
+                let known = CAPABILITIES.map(|(known, _)| known);
+                format!("unknown capability {name:?}; there are {}", known.join(", "))
+            })
+        };
+        named.iter().map(need).collect()
     }
 
     fn headers(&self) -> Result<HeaderMap, String> {

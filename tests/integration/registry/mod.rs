@@ -8,6 +8,7 @@ mod local;
 mod login;
 mod mirrors;
 mod real;
+mod referrers;
 mod reloading;
 mod tls;
 

@@ -132,6 +132,13 @@ impl Script {
         self
     }
 
+    /// What the registry says of those that are about `subject`, in the words of the index's bytes.
+    pub(crate) fn with_referrers(mut self, repository: &str, subject: &Digest, index: &Bytes) -> Self {
+        let document = Document { media_type: INDEX, bytes: index.clone() };
+        self.documents.insert(format!("/v2/{repository}/referrers/{subject}"), document);
+        self
+    }
+
     /// A manifest under its tag and its digest.
     pub(crate) fn with_manifest(
         mut self,
@@ -345,6 +352,7 @@ impl Running {
                 let is_good = self.state.tokens.lock().iter().any(|token| sent == format!("Bearer {token}"));
                 let realm = realm.unwrap_or_else(|| format!("http://{}/token", self.address));
                 let scope = request.target.split("/manifests/").next()?.split("/blobs/").next()?;
+                let scope = scope.split("/referrers/").next()?;
                 let scope = format!("repository:{}:pull", scope.trim_start_matches("/v2/"));
                 (!is_good).then(|| format!("Bearer realm=\"{realm}\",service=\"the service\",scope=\"{scope}\""))
             }

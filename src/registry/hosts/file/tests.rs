@@ -24,8 +24,9 @@ fn mirrors_are_asked_in_the_order_of_the_file() {
     );
     assert_eq!(urls(&file), ["https://z.example/v2/", "http://10.0.0.5:30021/v2/", "https://a.example:5000/v2/"]);
     assert_eq!(file.server.as_ref().unwrap().url.as_str(), "https://registry-1.docker.io/v2/");
-    let may: Vec<_> = file.mirrors.iter().map(|mirror| (mirror.manner.may_pull, mirror.manner.may_resolve)).collect();
-    assert_eq!(may, [(true, true), (true, true), (false, false)]);
+    let may: Vec<_> = file.mirrors.iter().map(|mirror| mirror.manner.may.as_slice()).collect();
+    let all: &[Need] = &[Need::Pull, Need::Resolve, Need::Push, Need::Referrers];
+    assert_eq!(may, [all, &[Need::Pull, Need::Resolve], &[Need::Push]]);
 }
 
 #[test]
