@@ -13,8 +13,8 @@ use crate::control::{Call, Failure, FailureKind, UmountCall};
 use crate::daemon;
 use crate::sys::mount;
 
-/// A dead mount says so at once.
-const ANSWER: Duration = Duration::from_secs(1);
+/// A dead mount says so at once; on a busy machine, when it is our turn.
+const ANSWER: Duration = Duration::from_secs(5);
 
 const EXAMPLES: &str = "\
 Examples:
@@ -77,19 +77,13 @@ fn clear(run: &Path, at: Option<&Path>) -> Result<(), Failure> {
     }
 }
 
-/// All that the run directory's server left, the latest first: its own mount and what is bound from there. An ordinary user
-/// has no such mount, and may take away nothing but what is his.
+/// All that servers of the run directory left, the latest first.
 fn clear_all(run: &Path) -> Result<(), Failure> {
     let unreadable = |error| Failure::new(FailureKind::Other, format!("cannot see what is mounted: {error}"));
-    let table = mount::table().map_err(unreadable)?;
-    let fs = run.join("fs");
-    let devices: Vec<_> = table.iter().filter(|mounted| mounted.at == fs).map(|mounted| mounted.device).collect();
-    let is_root = rustix::process::geteuid().is_root();
-    let may_be_ours = |mounted: &&mount::Mounted| {
-        mounted.kind == daemon::MOUNT_KIND && (!is_root || devices.contains(&mounted.device))
-    };
+    let (table, ours) = (mount::table().map_err(unreadable)?, daemon::noted_devices(run).map_err(unreadable)?);
+    let is_ours = |mounted: &&mount::Mounted| mounted.kind == daemon::MOUNT_KIND && ours.contains(&mounted.device);
     let mut failed = None;
-    for mounted in table.iter().rev().filter(may_be_ours).filter(|mounted| is_dead(&mounted.at)) {
+    for mounted in table.iter().rev().filter(is_ours).filter(|mounted| is_dead(&mounted.at)) {
         let Err(error) = mount::detach_as_anybody(&mounted.at) else { continue };
         // A server that ends takes its own away.
         let is_still_there =

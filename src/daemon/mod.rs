@@ -7,6 +7,7 @@
 mod cache;
 mod calls;
 mod chains;
+mod devices;
 mod failure;
 mod health;
 mod interrupts;
@@ -24,6 +25,7 @@ mod sockets;
 mod start;
 
 pub use chains::ServedChains;
+pub use devices::noted as noted_devices;
 pub use failure::of_config;
 pub use interrupts::Interrupts;
 pub use logging::{Log, start_logging};
@@ -31,4 +33,4 @@ pub use mounts::{KIND as MOUNT_KIND, Mounts};
 pub use node::{News, Node, check_config};
 pub use pulls::NodePulls;
 pub use server::{Lifetime, Start, serve};
-pub use start::{READY, StartError, connect_or_start, running, wait_until_gone};
+pub use start::{READY, StartError, connect_or_start, is_held, running, wait_until_gone};

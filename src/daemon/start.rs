@@ -78,6 +78,12 @@ pub async fn connect_or_start(config: &Config, flags: &Flags) -> Result<Client, 
     Ok(Client::connect(&config.run).await?)
 }
 
+/// Whether a server holds the run directory, be it one that begins or one that ends.
+pub fn is_held(run: &Path) -> bool {
+    let Ok(file) = File::open(run.join("server.lock")) else { return false };
+    rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK)
+}
+
 /// Waits until no server holds the run directory.
 pub async fn wait_until_gone(run: &Path) {
     let _free_or_not_worth_waiting_for = lock(&run.join("server.lock"), PATIENCE).await;

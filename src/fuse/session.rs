@@ -126,6 +126,11 @@ impl Session {
         &self.mountpoint
     }
 
+    /// Its number in the kernel's table, where that could be read.
+    pub fn device(&self) -> Option<(u32, u32)> {
+        self.device
+    }
+
     /// What the kernel has asked so far.
     pub fn counts(&self) -> &Counts {
         &self.counts

@@ -12,8 +12,8 @@ use super::lazily::Lazily;
 use super::leaving::Leaving;
 use super::{AUTOMOUNT, Everything, KIND, Mounted, Mounts, State, opened};
 use crate::control::{Failure, FailureKind, MountCall, Owner};
-use crate::daemon::failure;
 use crate::daemon::node::blocking;
+use crate::daemon::{devices, failure};
 use crate::digest::ChainId;
 use crate::fuse::{Options, Root, Session};
 use crate::image::Image;
@@ -184,7 +184,14 @@ impl Mounts {
     async fn start_session(&self, at: PathBuf, options: Options) -> Result<Session, Failure> {
         let (shelf, config) = (self.shared.shelf.clone(), self.shared.config.fuse.clone());
         let runtime = Handle::current();
-        let start = move || Session::start(&shelf, &at, &options, &config, runtime);
+        let run = self.shared.config.run.clone();
+        let start = move || {
+            let session = Session::start(&shelf, &at, &options, &config, runtime)?;
+            if let Some(Err(error)) = session.device().map(|device| devices::note(&run, device)) {
+                tracing::warn!(%error, "cannot note a mount: should oncefs be killed, umount --all will not know it");
+            }
+            Ok(session)
+        };
         blocking(start).await?.map_err(|error| failure::of_session(&error))
     }
 
