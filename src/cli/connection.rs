@@ -1,7 +1,7 @@
 //! Making a call: to the server that runs, to one that is started for it, or in this very process.
 
 use std::future::Future;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
@@ -12,10 +12,13 @@ use crate::daemon::{self, Node, StartError};
 use crate::errors::with_causes;
 
 /// How often a call is made again whose server ended just when it came.
-const CALLS_MAX: usize = 20;
+const CALLS_MAX: u32 = 20;
 
 /// How long an ending server may take to leave its socket.
 const CALL_AGAIN: Duration = Duration::from_millis(20);
+
+/// How long a server that ends may have the store.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Who is to do what a call says.
 pub(super) enum Asked {
@@ -42,7 +45,8 @@ impl Setting {
         for attempt in 0..CALLS_MAX {
             let connecting = async {
                 if attempt > 0 {
-                    tokio::time::sleep(CALL_AGAIN).await;
+                    // On a busy machine it may take a while until the one that ends has left: ten seconds in all.
+                    tokio::time::sleep(CALL_AGAIN * (1 << (attempt - 1).min(5))).await;
                 }
                 daemon::connect_or_start(&self.config, &self.flags).await
             };
@@ -67,17 +71,23 @@ impl Setting {
 
     /// Makes the call to the server; where none runs, opens the store for this process to do the same itself.
     pub(super) async fn ask(&self, call: &Call, shown: &mut Shown) -> Result<Asked, Failure> {
-        if let Some(answered) = self.call_running(call, shown).await {
-            return answered.map(Asked::Answered);
-        }
-        match self.node().await {
-            Ok(node) => Ok(Asked::Here(node)),
-            // Perhaps a server has started meanwhile.
-            Err(failure) if failure.kind == FailureKind::Store => match self.call_running(call, shown).await {
-                Some(answered) => answered.map(Asked::Answered),
-                None => Err(failure),
-            },
-            Err(failure) => Err(failure),
+        let patience = Instant::now() + PATIENCE;
+        loop {
+            if let Some(answered) = self.call_running(call, shown).await {
+                return answered.map(Asked::Answered);
+            }
+            match self.node().await {
+                Ok(node) => return Ok(Asked::Here(node)),
+                // A server has started meanwhile, or one ends and takes its time.
+                Err(failure)
+                    if failure.kind == FailureKind::Store
+                        && daemon::is_held(&self.config.run)
+                        && Instant::now() < patience =>
+                {
+                    tokio::time::sleep(CALL_AGAIN).await;
+                }
+                Err(failure) => return Err(failure),
+            }
         }
     }
 

@@ -77,8 +77,7 @@ pub(super) struct Active(Arc<Server>);
 struct Held {
     sockets: Sockets,
     node: Node,
-    /// The run directory.
-    _run: File,
+    run: File,
 }
 
 /// Serves until it is interrupted or, on demand, there is nothing left to do. `ready` is called when calls are taken.
@@ -91,7 +90,9 @@ pub async fn serve(start: Start, ready: impl FnOnce(), interrupts: Interrupts) -
         held = hold(&config, lifetime) => held?,
         () = interrupts.reach(1) => return Err(interrupted()),
     };
-    let Held { sockets, node, _run } = held;
+    let Held { sockets, node, run } = held;
+    // To the end of the process: until then its threads may have the store, and who waits for the one waits for both.
+    Box::leak(Box::new(run));
     let mounts = Mounts::new(node.clone(), config.clone());
     let snapshots = match sockets.snapshotter {
         Some(_) => {
@@ -134,7 +135,7 @@ pub async fn serve(start: Start, ready: impl FnOnce(), interrupts: Interrupts) -
 async fn hold(config: &Config, lifetime: Lifetime) -> Result<Held, Failure> {
     let sockets = Sockets::open(config, lifetime).await?;
     let run = hold_run(&config.run).await?;
-    Ok(Held { sockets, node: Node::open(config).await?, _run: run })
+    Ok(Held { sockets, node: Node::open(config).await?, run })
 }
 
 fn interrupted() -> Failure {

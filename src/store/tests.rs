@@ -19,7 +19,7 @@ use crate::index::codec::Codec;
 use crate::index::frames::{Frame, FramesWriter, Heading, IndexSource, Start};
 use crate::index::tree::write::{Content, Inode, Labels, Source};
 use crate::index::tree::{Kind, Time, write};
-use crate::sync::atomic::AtomicUsize;
+use crate::sync::atomic::{AtomicUsize, Ordering};
 
 /// A layer whose blob is its data, in frames of one size.
 struct Sample {
@@ -464,38 +464,47 @@ async fn bytes_are_right_while_frames_come_and_go() {
     let sample = Arc::new(Sample::new(1, 16 * FRAME, FRAME));
     let (_dir, _, store) = fixture(&[&sample]);
     let layer = sample.put(&store);
-    let until = Instant::now() + Duration::from_millis(1500);
+    // Until enough of both has happened, however busy the machine is.
+    let counts = Arc::new((AtomicUsize::new(0), AtomicUsize::new(0)));
+    let (enough, begun) = ((2000, 200), Instant::now());
+    let is_over = {
+        let counts = counts.clone();
+        move || {
+            let (reads, drops) = (counts.0.load(Ordering::Relaxed), counts.1.load(Ordering::Relaxed));
+            (reads >= enough.0 && drops >= enough.1) || begun.elapsed() > Duration::from_secs(60)
+        }
+    };
     let drops = {
-        let layer = layer.clone();
+        let (layer, counts, is_over) = (layer.clone(), counts.clone(), is_over.clone());
         tokio::task::spawn_blocking(move || {
             for turn in 0u32.. {
-                if Instant::now() > until {
-                    return turn;
+                if is_over() {
+                    break;
                 }
                 layer.drop_frames(turn % 13..turn % 13 + 3).unwrap();
+                counts.1.fetch_add(1, Ordering::Relaxed);
             }
-            unreachable!()
         })
     };
-    let readers = (0..4u64).map(|reader| {
-        let (layer, sample) = (layer.clone(), sample.clone());
+    let readers = (0..4).map(|reader| {
+        let (layer, sample, counts, is_over) = (layer.clone(), sample.clone(), counts.clone(), is_over.clone());
         tokio::runtime::Handle::current().spawn(async move {
-            let mut reads = 0u64;
-            while Instant::now() < until {
-                let at = (reads * 7919 + reader * 104_729) % (15 * FRAME);
+            let mut at = reader * 104_729;
+            while !is_over() {
+                at = (at + 7919) % (15 * FRAME);
                 let mut out = vec![0; FRAME as usize];
                 match layer.read_at(at, &mut out) {
                     Ok(()) => assert!(out == sample.bytes[at as usize..(at + FRAME) as usize], "wrong bytes at {at}"),
                     Err(ReadError::NotResident { frames }) => layer.fill(frames).await.unwrap(),
                     Err(error) => panic!("{error}"),
                 }
-                reads += 1;
+                counts.0.fetch_add(1, Ordering::Relaxed);
             }
-            reads
         })
     });
-    let reads = futures::future::try_join_all(readers).await.unwrap();
-    assert!(reads.iter().sum::<u64>() > 100 && drops.await.unwrap() > 10, "nothing much happened: {reads:?}");
+    futures::future::try_join_all(readers).await.unwrap();
+    drops.await.unwrap();
+    assert!(counts.0.load(Ordering::Relaxed) >= enough.0, "nothing much happened: {counts:?}");
 }
 
 // === restarts ===

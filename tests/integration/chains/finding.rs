@@ -13,6 +13,7 @@ use crate::cli::image::Image;
 use crate::cli::node::sha256sum;
 use crate::index::made;
 use crate::support::debian_registry::{Account, Answered, DebianRegistry, bytes_of_blobs};
+use crate::support::ports;
 
 fn gets(answered: &[Answered], part: &str) -> usize {
     answered.iter().filter(|answer| answer.method == "GET" && answer.uri.contains(part)).count()
@@ -188,7 +189,7 @@ fn privileged_all_layers_share_that_their_registry_does_not_answer() {
 
 #[test]
 fn privileged_a_registry_that_is_gone_is_told_at_once() {
-    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let address = ports::unused();
     let (stage, image) = (Stage::new(), image(&[101, 102]));
     assert!(!stage.find(&wanted(&image, &format!("{address}/app:1"), 1)));
     assert!(!stage.find(&wanted(&image, &format!("{address}/app:1"), 2)));

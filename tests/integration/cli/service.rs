@@ -1,16 +1,16 @@
 //! Debian's own registry, filled by skopeo: what nobody of us wrote.
 
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
 
 use super::image::Image;
 use super::mounting::assert_usual;
 use super::node::{Node, run};
+use crate::support::ports;
 
 /// Starts docker-registry below the node's directory, whose end it does not survive. Gives its host.
 fn start_registry(node: &Node, login: Option<&str>) -> String {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let port = ports::unused().port().to_string();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/images/registry.sh");
     // Its output goes to a file: the registry keeps it open for as long as it runs.
     let (dir, login) = (node.path("registry"), login.unwrap_or_default());

@@ -10,6 +10,7 @@ use super::images::{Image, file, noise, with_shell};
 use super::snapshots::Snapshots;
 use crate::cli::image::MANIFEST;
 use crate::cli::node::until;
+use crate::support::ports;
 use crate::support::scripted_registry::{Act, Running, Script, registry};
 
 const PAUSE: &str = "127.0.0.1:9/no/pods:here";
@@ -83,11 +84,10 @@ fn a_manifest_that_never_comes_is_waited_for_a_few_seconds_and_others_go_on() {
 
 #[test]
 fn a_registry_that_is_away_is_containerds_own_error() {
-    let node = Node::configured(Snapshotter::Oncefs, PAUSE, "");
-    let port = super::harness::free_port();
-    let failed = node.cri.pull(&format!("127.0.0.1:{port}/away/image:1")).unwrap_err();
+    let (node, unused) = (Node::configured(Snapshotter::Oncefs, PAUSE, ""), ports::unused());
+    let failed = node.cri.pull(&format!("{unused}/away/image:1")).unwrap_err();
     assert_says(failed.message(), "connection refused");
-    let failed = node.ctr(&["images", "pull", &format!("127.0.0.1:{port}/away/image:1")]);
+    let failed = node.ctr(&["images", "pull", &format!("{unused}/away/image:1")]);
     assert_ne!(failed.code, Some(0));
     assert_says(&failed.err, "connection refused");
 }

@@ -224,11 +224,6 @@ pub(crate) fn assert_says(said: &str, words: &str) {
     assert!(said.contains(words), "{words:?} is missing in: {said}");
 }
 
-/// A port of the loopback device that nobody listens at.
-pub(crate) fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 /// The registry sent each byte of these layers once. Before, oncefs asks for one byte of a layer of each image, to see whether
 /// it may have it.
 #[track_caller]

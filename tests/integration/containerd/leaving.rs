@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::cli::node::{mounts_below, processes_naming};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// Kills what runs in the cgroups of this name, and what names this directory in its command line.

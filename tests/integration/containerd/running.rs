@@ -1,10 +1,11 @@
 //! Containers run from images of a registry, through CRI and through `ctr`.
 
-use super::harness::{Images, Node, Snapshotter, assert_says, assert_sent_once, free_port};
+use super::harness::{Images, Node, Snapshotter, assert_says, assert_sent_once};
 use super::images::{file, layers, layout, noise, with_shell};
 use super::snapshots::{Labels, pull_unpacking};
 use crate::cli::node::until;
 use crate::support::debian_registry::bytes_of_blobs;
+use crate::support::ports;
 
 /// The harness itself, without anything of oncefs.
 #[test]
@@ -45,7 +46,7 @@ fn redis_answers(node: &Node, images: &Images) {
     let redis = images.reference("redis");
     node.cri.pull(&redis).unwrap();
     let pod = node.cri.run_pod("redis");
-    let port = free_port().to_string();
+    let port = ports::unused().port().to_string();
     let server = pod.start("server", &redis, &["redis-server", "--port", &port, "--bind", "127.0.0.1"]);
     until("redis answers", || ping(&port));
     let asked = server.exec(&["redis-cli", "-p", &port, "ping"]).well();

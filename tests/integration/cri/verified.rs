@@ -20,6 +20,7 @@ use super::*;
 use crate::cli::image::{Image, Layer, MANIFEST, Tar};
 use crate::index::made;
 use crate::support::debian_registry::{Account, DebianRegistry, bytes_of_blobs};
+use crate::support::ports;
 use crate::support::scripted_registry::{Act, Running, Script, registry};
 
 const PULL: &str = "/runtime.v1.ImageService/PullImage";
@@ -222,7 +223,7 @@ async fn a_registry_that_was_reached_and_fails_is_unavailable() {
 async fn what_oncefs_cannot_do_is_left_to_containerd() {
     let stand = Stand::new().await;
     // Nobody listens there: containerd may have a proxy or a mirror.
-    let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let unused = ports::unused();
     stand.left_to_containerd(&format!("{unused}/app:1"), None).await;
     for reference in ["oci:/etc:x", "oci-archive:/etc/passwd", "UPPER/case", "app@md5:00", &"x".repeat(5000)] {
         stand.left_to_containerd(reference, None).await;

@@ -1,7 +1,7 @@
 //! `/metrics` and `/healthz`: what they show is what happened, and what docs/metrics.md says.
 
 use std::collections::BTreeMap;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
 
@@ -12,6 +12,7 @@ use crate::cli::image::Image;
 use crate::cli::mounting::assert_usual;
 use crate::cli::node::{run, until};
 use crate::cli::registry::{Fault, Registry};
+use crate::support::ports;
 
 #[test]
 fn bytes_and_requests_are_those_of_the_registrys_log() {
@@ -116,7 +117,7 @@ fn health_is_denied_while_the_mount_cannot_be_reached() {
 
 #[test]
 fn metrics_and_health_are_served_over_tcp_where_the_configuration_says_so_and_nothing_else_is() {
-    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let address = ports::unused();
     let service = Service::started(&format!("[metrics]\nlisten = \"{address}\"\n"));
     let ask = |path: &str| get(TcpStream::connect(address).unwrap(), path);
     assert_eq!(ask("/healthz").body, "ok\n");

@@ -228,7 +228,7 @@ fn part(layer: &Layer, from: u8, count: u32) -> std::ops::Range<u32> {
 
 /// Opens the store when work that was given up has let go of it.
 fn open(root: &Path, shelf: &Arc<Shelf>) -> Store {
-    let until = Instant::now() + Duration::from_secs(20);
+    let until = Instant::now() + Duration::from_secs(60);
     loop {
         match Store::open(root, Config::default(), shelf.clone()) {
             Err(StoreError::Locked { .. }) if Instant::now() < until => {

@@ -24,7 +24,7 @@ use tokio::sync::watch;
 use super::source::Source;
 
 /// For whatever should happen soon: long enough for a busy machine.
-pub(super) const SOON: Duration = Duration::from_secs(20);
+pub(super) const SOON: Duration = Duration::from_secs(60);
 
 /// Everything a mount needs, taken down in order when dropped.
 pub(super) struct Stage {

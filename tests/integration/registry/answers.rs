@@ -3,7 +3,11 @@
 use std::time::Instant;
 
 use super::*;
+use crate::support::ports;
 use crate::support::scripted_registry::{Act, registry};
+
+/// Well below the minute that a registry is tried for, and more than a busy machine takes.
+const SOON: Duration = Duration::from_secs(40);
 
 #[tokio::test]
 async fn an_image_is_resolved_and_every_request_counted() {
@@ -38,10 +42,9 @@ async fn a_registry_that_asks_for_a_pause_gets_it() {
 async fn a_registry_that_asks_for_too_long_a_pause_is_quoted() {
     let busy = Act::Status(429, vec![("Retry-After", "3600".to_owned())]);
     let server = registry().always("", busy).run().await;
-    let (client, began) = (client(config()), Instant::now());
-    let said = refused(&client, &server.image("app:1")).await;
+    let said = refused(&client(config()), &server.image("app:1")).await;
     assert!(said.contains("asks to slow down") && said.contains("try again in 3600 s"), "{said}");
-    assert!(began.elapsed() < Duration::from_secs(2));
+    assert_eq!(server.seen("").len(), 1);
 }
 
 #[tokio::test]
@@ -78,23 +81,18 @@ async fn an_image_that_is_not_there_is_named() {
 async fn a_registry_that_says_nothing_hits_the_deadline() {
     let server = registry().always("", Act::Silence).run().await;
     let client = client(Config { retries: 0, response_timeout_secs: 1, ..config() });
-    let began = Instant::now();
     let said = refused(&client, &server.image("app:1")).await;
     assert!(said.contains("did not answer within 1 s when asked for"), "{said}");
-    assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
 }
 
 #[tokio::test]
 async fn where_nobody_listens_is_said_within_seconds() {
-    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = server.local_addr().unwrap();
-    drop(server);
-    let began = Instant::now();
+    let (address, began) = (ports::unused(), Instant::now());
     let image = format!("{address}/app:1").parse().unwrap();
     let said = refused(&client(Config { retries: 5, ..Config::default() }), &image).await;
     assert!(said.starts_with(&format!("cannot reach registry {address}: Connection refused")), "{said}");
     assert!(said.ends_with("check the name or the network"), "{said}");
-    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
 }
 
 #[tokio::test]
@@ -103,7 +101,7 @@ async fn an_unknown_host_is_said_within_seconds() {
     // RFC 6761: no such name ever exists.
     let said = refused(&client(Config::default()), &"registry.invalid/app:1".parse().unwrap()).await;
     assert!(said.starts_with("cannot reach registry registry.invalid:443: "), "{said}");
-    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::*;
+use crate::support::ports;
 use crate::support::scripted_registry::{Act, Running, Script, registry};
 
 const SIZE: usize = 3 << 20;
@@ -83,17 +84,17 @@ async fn a_download_that_gets_on_may_break_often() {
 
 #[tokio::test]
 async fn a_body_that_stalls_hits_the_idle_deadline_and_goes_on() {
-    let (_, client, blob, image) = blob_of(registry().once("blobs/", Act::StallAfter(10_000)), config()).await;
+    let (_, client, blob, image) = blob_of(registry().once("blobs/", Act::StallAfter(10_000)), impatient()).await;
     let began = Instant::now();
     assert_eq!(read(&blob).await.unwrap(), image.layers[0]);
-    assert!(began.elapsed() >= Duration::from_secs(1) && began.elapsed() < Duration::from_secs(20));
-    assert_eq!(counts(&client).resumed, 1);
+    assert!(began.elapsed() >= Duration::from_secs(1));
+    assert!(counts(&client).resumed >= 1);
 }
 
 #[tokio::test]
 async fn a_body_that_always_stalls_is_given_up() {
     let stalls = registry().always("blobs/", Act::StallAfter(0));
-    let (_, _, blob, _) = blob_of(stalls, Config { retries: 1, ..config() }).await;
+    let (_, _, blob, _) = blob_of(stalls, Config { retries: 1, ..impatient() }).await;
     let said = read(&blob).await.unwrap_err().to_string();
     assert!(said.contains("stopped sending layer") && said.contains("nothing came for 1 s"), "{said}");
 }
@@ -103,17 +104,17 @@ async fn a_registry_that_is_away_for_a_moment_is_waited_for() {
     let image = Sample::of_sizes(&[SIZE]);
     let server = registry().with("app", "1", &image).once("blobs/", Act::CutAfter(1000)).run().await;
     // A relay in front of it is what goes away: nobody listens there for a while.
-    let relay = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let at = relay.local_addr().unwrap();
+    let at = ports::unused();
+    let relay = tokio::net::TcpListener::bind(at).await.unwrap();
     let client = client(Config { retries: 20, retry_pause_ms: 100, ..config() });
     let blob = open(&client, &image, 0, Origin(format!("docker://{at}/app"))).await;
-    let (reading, relaying) = (tokio::time::timeout(Duration::from_secs(30), read(&blob)), async {
+    let (reading, relaying) = (tokio::time::timeout(Duration::from_secs(60), read(&blob)), async {
         let (mut near, _) = relay.accept().await.unwrap();
         drop(relay);
         let mut far = tokio::net::TcpStream::connect(server.address).await.unwrap();
         let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
         drop(near);
-        tokio::time::sleep(Duration::from_millis(3000)).await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
         let relay = tokio::net::TcpListener::bind(at).await.unwrap();
         let (mut near, _) = relay.accept().await.unwrap();
         let mut far = tokio::net::TcpStream::connect(server.address).await.unwrap();
@@ -193,7 +194,7 @@ async fn another_host_gets_no_login_and_is_remembered_until_it_refuses() {
 #[tokio::test]
 async fn a_host_is_not_talked_to_by_more_than_may_at_once() {
     let image = Sample::of_sizes(&[1000; 12]);
-    let server = registry().with("app", "1", &image).slow(Duration::from_millis(30)).run().await;
+    let server = registry().with("app", "1", &image).in_company(4).run().await;
     let client = client(Config { connections_per_host: 4, ..config() });
     let mut blobs = Vec::new();
     for n in 0..12 {
@@ -210,7 +211,7 @@ async fn downloads_of_whole_layers_leave_room_for_small_requests() {
     let stalls = (0..8).map(|n| image.layer_digest(n).to_string());
     let script = registry().with("app", "1", &image);
     let server = stalls.fold(script, |script, digest| script.once(&digest, Act::StallAfter(100))).run().await;
-    let client = client(Config { idle_timeout_secs: 30, ..config() });
+    let client = client(config());
     let mut streams = Vec::new();
     for n in 0..8 {
         streams.push(open(&client, &image, n, server.origin("app")).await.stream());

@@ -65,7 +65,7 @@ async fn what_a_mirror_does_not_have_or_breaks_over_is_had_from_the_upstream() {
         let mirror = registry().always("", fault).run().await;
         let upstream = registry().with("app", "1", &image).run().await;
         let (_dir, config) = hosts(&upstream, &named(&mirror));
-        let client = client(config);
+        let client = client(Config { response_timeout_secs: 2, ..config });
         resolve(&client, &upstream.image("app:1")).await.unwrap();
         assert!(!mirror.seen("manifests/1").is_empty() && !upstream.seen("manifests/1").is_empty());
     }
@@ -78,7 +78,7 @@ async fn a_mirror_that_is_down_is_not_asked_again_for_a_while() {
     let (down, other) =
         (registry().always("", Act::Silence).run().await, registry().with("app", "1", &image).run().await);
     let (_dir, config) = hosts(&upstream, &(named(&down) + &named(&other)));
-    let client = client(config);
+    let client = client(Config { response_timeout_secs: 2, ..config });
     for _ in 0..3 {
         resolve(&client, &upstream.image("app:1")).await.unwrap();
     }

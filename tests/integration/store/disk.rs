@@ -32,7 +32,7 @@ impl Disk {
     /// The kernel refuses as long as anybody has a file open for writing, and a child that another test just forked has
     /// until it executes its program.
     fn make_read_only(&self) {
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + Duration::from_secs(60);
         let remount = || Command::new("mount").args(["-o", "remount,ro"]).arg(self.path()).output().unwrap();
         let mut done = remount();
         while !done.status.success() && Instant::now() < deadline {

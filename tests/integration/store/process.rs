@@ -50,7 +50,7 @@ fn a_store_that_another_process_holds_is_refused_with_its_pid() {
 
     drop(holder.stdin.take());
     holder.wait().unwrap();
-    let until = Instant::now() + Duration::from_secs(10);
+    let until = Instant::now() + Duration::from_secs(60);
     while let Err(error) = Store::open(dir.path(), Config::default(), Shelf::with(&[])) {
         assert!(Instant::now() < until, "{error}");
         std::thread::sleep(Duration::from_millis(10));

@@ -125,7 +125,7 @@ fn read_log(child: &mut Child) -> (SocketAddr, JoinHandle<Vec<Answered>>) {
         }
         answered
     });
-    let said = hear.recv_timeout(Duration::from_secs(20)).expect("docker-registry does not listen within 20 s");
+    let said = hear.recv_timeout(Duration::from_secs(60)).expect("docker-registry does not listen within a minute");
     (said.parse().unwrap(), reader)
 }
 

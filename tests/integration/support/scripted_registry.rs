@@ -24,6 +24,7 @@ pub(crate) struct Script {
     wants: Wants,
     tls: Option<Arc<rustls::ServerConfig>>,
     delay: Duration,
+    company: usize,
 }
 
 /// A registry at work; ends with the test's runtime.
@@ -215,6 +216,12 @@ impl Script {
         self
     }
 
+    /// Nothing is answered until so many requests have been there at the same time, and whoever comes a little later.
+    pub(crate) fn in_company(mut self, of: usize) -> Self {
+        self.company = of;
+        self.slow(Duration::from_millis(30))
+    }
+
     pub(crate) async fn run(self) -> Running {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -292,7 +299,13 @@ impl Running {
                 busy.0 += 1;
                 busy.1 = busy.1.max(busy.0);
             }
-            let delay = self.state.script.lock().delay;
+            let (delay, company) = {
+                let script = self.state.script.lock();
+                (script.delay, script.company)
+            };
+            while self.busiest() < company {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
             tokio::time::sleep(delay).await;
             let done = self.answer(&mut stream, &request).await;
             self.state.busy.lock().0 -= 1;
