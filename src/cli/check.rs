@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::connection::{Asked, with_news};
 use super::progress::{Shown, bytes};
-use super::{Setting, print_line};
+use super::{Setting, counted, print_line};
 use crate::control::{Call, CheckSummary, Failure, Outcome};
 
 /// Problems were found and are still there.
@@ -17,7 +17,7 @@ Examples:
   oncefs check
   oncefs check --repair
 
-Reads every byte of the store and compares it with its digest. Repairing drops what is damaged: it is fetched again when
+Reads every byte of the store and compares it with its digest. Repairing drops what is damaged: it is fetched again when \
 somebody reads it. Exits with 0 if all is well or was repaired, with 3 if problems are left.";
 
 /// Verify the whole store, and repair it
@@ -54,12 +54,13 @@ fn print(summary: &CheckSummary, repair: bool) {
     for problem in &summary.problems {
         print_line(problem);
     }
+    let problems = counted(summary.problems.len() as u64, "problem");
     let found = match summary.problems.len() {
         0 => "all is well".to_owned(),
-        count if summary.repaired => format!("{count} problems, all repaired"),
-        count if repair => format!("{count} problems, not all repaired"),
-        count => format!("{count} problems; oncefs check --repair drops what is damaged"),
+        _ if summary.repaired => format!("{problems}, all repaired"),
+        _ if repair => format!("{problems}, not all repaired"),
+        _ => format!("{problems}; oncefs check --repair drops what is damaged"),
     };
-    let CheckSummary { layers, frames, .. } = summary;
-    print_line(&format!("{layers} layers, {frames} resident frames, {} checked: {found}", bytes(summary.bytes)));
+    let (layers, frames) = (counted(summary.layers, "layer"), counted(summary.frames, "resident frame"));
+    print_line(&format!("{layers}, {frames}, {} checked: {found}", bytes(summary.bytes)));
 }

@@ -26,16 +26,17 @@ use crate::daemon;
 
 const EXAMPLES: &str = "\
 Examples:
-  oncefs mount docker.io/library/redis:7 /mnt   show an image; layers come when one looks
-  oncefs mount oci:./layout:latest /mnt         the same of a local OCI layout
-  oncefs status                                 what is mounted, how much of it is here
+  oncefs mount docker.io/library/redis:7 /mnt  layers come when one looks
+  oncefs mount oci:./layout:latest /mnt        the same of a local OCI layout
+  oncefs status                                what is mounted and here
   oncefs umount /mnt
 
 Exit codes:
   0  done
   1  another failure
   2  wrong usage
-  3  damaged content (a digest did not match, no layer at all), or problems left by check
+  3  damaged content (a digest did not match, no layer at all), or problems that
+     check has left
   4  no such image, or not for this platform; nothing mounted there
   5  the registry denies access
   6  the registry cannot be reached
@@ -43,7 +44,7 @@ Exit codes:
 
 /// A lazy container-image filesystem: every layer is fetched, verified and kept once
 #[derive(Debug, Parser)]
-#[command(name = "oncefs", version, after_help = EXAMPLES, max_term_width = 110)]
+#[command(name = "oncefs", version, after_help = EXAMPLES, max_term_width = 100)]
 struct Line {
     #[command(flatten)]
     global: Global,
@@ -52,6 +53,7 @@ struct Line {
 }
 
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Options of every command")]
 struct Global {
     /// Where layers are kept [default: /var/lib/oncefs, or $XDG_DATA_HOME/oncefs for ordinary users]
     #[arg(long, value_name = "DIR", global = true)]
@@ -189,6 +191,11 @@ fn exit_code(kind: FailureKind) -> ExitCode {
     })
 }
 
+/// `1 layer`, `2 layers`.
+fn counted(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
 /// Prints a value as JSON for programs.
 fn print_json(value: &impl serde::Serialize) {
     match serde_json::to_string_pretty(value) {
@@ -218,5 +225,21 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         Line::command().debug_assert();
+    }
+
+    /// Paragraphs are one line each and as wide as the terminal; tables and examples have to fit the narrowest.
+    #[test]
+    fn what_follows_the_options_is_not_torn_at_eighty_columns() {
+        fn assert_fits(command: &clap::Command) {
+            let text = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let torn: Vec<_> = text.lines().filter(|line| line.starts_with(' ') && line.chars().count() > 80).collect();
+            assert!(torn.is_empty(), "{}: {torn:#?}", command.get_name());
+            let is_prose = |line: &str| !line.is_empty() && !line.starts_with(' ') && !line.ends_with(':');
+            for (line, next) in text.lines().zip(text.lines().skip(1)) {
+                assert!(!is_prose(line) || !is_prose(next), "{}: one paragraph: {line}", command.get_name());
+            }
+            command.get_subcommands().for_each(assert_fits);
+        }
+        assert_fits(&Line::command());
     }
 }

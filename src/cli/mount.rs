@@ -25,8 +25,8 @@ Examples:
   oncefs mount --platform linux/arm64 debian:12 /mnt
   oncefs mount oci-archive:image.tar /mnt
 
-The command returns as soon as the image's manifest and config are known; nothing of a layer is fetched before somebody
-looks below DIR. Then every layer is fetched, verified and indexed once, however many mounts want it. A server in the
+The command returns as soon as the image's manifest and config are known; nothing of a layer is fetched before somebody \
+looks below DIR. Then every layer is fetched, verified and indexed once, however many mounts want it. A server in the \
 background keeps the mounts and ends with the last of them.";
 
 /// Show an image at a directory, before it is downloaded

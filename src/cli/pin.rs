@@ -15,7 +15,7 @@ Examples:
   oncefs pin docker.io/library/redis:7
   oncefs pull docker.io/library/redis:7     fetches all of it, too
 
-What is here of the image, and what comes of it, is never evicted or pruned, across restarts, until it is unpinned. The
+What is here of the image, and what comes of it, is never evicted or pruned, across restarts, until it is unpinned. The \
 pin is on the name: it follows a tag that comes to mean another image.";
 
 /// Keep an image's layers in the cache, whatever its bound

@@ -6,13 +6,13 @@ use clap::Args;
 
 use super::connection::{Asked, unexpected};
 use super::progress::{Shown, bytes};
-use super::{Setting, print_json, print_line};
+use super::{Setting, counted, print_json, print_line};
 use crate::control::{Call, Failure, Outcome, PruneCall, PruneSummary};
 
 const EXAMPLES: &str = "\
 Examples:
-  oncefs prune             remove layers that no mount, snapshot, image or pin needs
-  oncefs prune --to 10GiB  and content that was not read for longest, until 10 GiB are left
+  oncefs prune             layers that no mount, snapshot, image or pin needs
+  oncefs prune --to 10GiB  and what was not read for longest, down to 10 GiB
   oncefs prune --all       and all content that is not pinned
 
 What is needed still is fetched again when somebody reads it, so the registry must be reachable then.";
@@ -53,10 +53,10 @@ fn print(summary: &PruneSummary, to_bytes: Option<u64>) {
     for layer in &summary.layers {
         print_line(&format!("removed {layer}"));
     }
-    let (layers, frames) = (summary.layers.len(), summary.frames);
-    let mut said = format!("{layers} layers removed ({})", bytes(summary.layer_bytes));
+    let (layers, frames) = (counted(summary.layers.len() as u64, "layer"), counted(summary.frames, "frame"));
+    let mut said = format!("{layers} removed ({})", bytes(summary.layer_bytes));
     if to_bytes.is_some() {
-        said += &format!(", {frames} frames of others let go ({})", bytes(summary.frame_bytes));
+        said += &format!(", {frames} of others let go ({})", bytes(summary.frame_bytes));
     }
     let used = summary.cache.used_bytes;
     print_line(&format!("{said}; {} are left", bytes(used)));

@@ -15,7 +15,7 @@ Examples:
   oncefs pull docker.io/library/redis:7
   oncefs pull --platform linux/arm64 debian:12
 
-What several pulls and mounts want at the same time is fetched once. Interrupted, a pull leaves nothing that counts as a
+What several pulls and mounts want at the same time is fetched once. Interrupted, a pull leaves nothing that counts as a \
 layer; layers it had finished stay.";
 
 /// Fetch, verify and index every layer of an image without mounting it

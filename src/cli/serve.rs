@@ -11,22 +11,24 @@ use crate::control::{Call, Failure, FailureKind};
 use crate::daemon::{self, Interrupts, Lifetime, Start};
 
 const ABOUT: &str = "\
-Serves until it is told to end: containers' root file systems to containerd, image pulls to kubelet, and calls to the other
+Serves until it is told to end: containers' root file systems to containerd, image pulls to kubelet, and calls to the other \
 commands of oncefs, which then need no server of their own. Under systemd it is oncefs.service.
 
 It listens in the run directory (/run/oncefs):
-  snapshotter.sock  containerd's snapshots service; in containerd's configuration, [proxy_plugins.oncefs]
-  cri.sock          CRI, passed on to containerd; kubelet's --image-service-endpoint ([cri] enabled = false: not at all)
-  control.sock      calls of the other commands; GET /metrics and /healthz, as in
-                    curl --unix-socket /run/oncefs/control.sock http://oncefs/metrics
-Sockets that a service manager hands over (LISTEN_FDS), known by these places or by the names snapshotter, cri and control,
+  snapshotter.sock  containerd's snapshots service: [proxy_plugins.oncefs] there
+  cri.sock          CRI, passed on to containerd: --image-service-endpoint of
+                    kubelet; not with [cri] enabled = false
+  control.sock      calls of the other commands; also /metrics and /healthz:
+      curl --unix-socket /run/oncefs/control.sock http://oncefs/metrics
+Sockets that a service manager hands over (LISTEN_FDS), known by these places or by the names snapshotter, cri and control, \
 are used instead.
 
 Signals:
-  TERM, INT  end in order: take nothing new, let what is under way come to its end ([server] drain_secs); the second one
-             ends at once
-  HUP        read the configuration again: log, [registry], [scan.limits] and drain_secs count at once, others from the
-             next start on, and the log says which";
+  TERM, INT  end in order: take nothing new, let what is under way come to its
+             end ([server] drain_secs); the second one ends at once
+  HUP        read the configuration again: log, [registry], [scan.limits] and
+             drain_secs count at once, others from the next start on, and the
+             log says which";
 
 /// Serve images to containerd and to the other commands
 #[derive(Debug, Args)]

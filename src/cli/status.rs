@@ -17,7 +17,7 @@ use crate::registry::Reference;
 const EXAMPLES: &str = "\
 Examples:
   oncefs status
-  oncefs status redis:7                 one image: who uses it, and of each layer its index and how much is here
+  oncefs status redis:7    one image: who uses it, its layers, what is here
   oncefs status --json | jq -r '.mounts[].at'";
 
 /// Say what is mounted, which layers are here, and how much of each

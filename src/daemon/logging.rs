@@ -1,14 +1,17 @@
 //! The log: lines on standard error, which for a server in the background is a file that stays small; or entries of the journal.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
-use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::layer::{Context, Filter, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
@@ -20,6 +23,10 @@ const LOG_BYTES_MAX: u64 = 16 << 20;
 
 /// What is logged where the configuration says nothing that can be understood.
 const USUAL: &str = "warn,fuser=error,oncefs=info";
+
+/// fuser answers an interrupt of a request that was answered a moment before, and finds it gone: nothing went wrong. Programs written in
+/// Go interrupt their own system calls all the time.
+const TOO_LATE: &str = "Failed to send FUSE reply: No such file or directory (os error 2)";
 
 /// A line to the log that was started, to change what is logged.
 #[derive(Clone)]
@@ -55,7 +62,7 @@ pub fn start_logging(level: &str, format: LogFormat, journal: Option<&str>) -> L
         other => (lines(other), None),
     };
     // A second start, as in tests, keeps the first.
-    let _is_started = tracing_subscriber::registry().with(filter).with(layer).try_init();
+    let _is_started = tracing_subscriber::registry().with(filter).with(layer.with_filter(ButForNoise)).try_init();
     if let Some(error) = failed {
         tracing::warn!(%error, "the journal does not answer; lines go to standard error");
     }
@@ -95,6 +102,35 @@ fn filter_of(level: &str) -> Result<EnvFilter, ParseError> {
 fn is_standard_error(stream: &str) -> bool {
     let Ok(stat) = rustix::fs::fstat(io::stderr().as_fd()) else { return false };
     stream == format!("{}:{}", stat.st_dev, stat.st_ino)
+}
+
+// === impl ButForNoise ===
+
+/// Everything but [`TOO_LATE`].
+struct ButForNoise;
+
+/// Whether an event's message is noise.
+#[derive(Default)]
+struct Noise(bool);
+
+impl<S: Subscriber> Filter<S> for ButForNoise {
+    fn enabled(&self, _: &Metadata<'_>, _: &Context<'_, S>) -> bool {
+        true
+    }
+
+    fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
+        let mut noise = Noise::default();
+        if *event.metadata().level() == Level::ERROR {
+            event.record(&mut noise);
+        }
+        !noise.0
+    }
+}
+
+impl Visit for Noise {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.0 |= field.name() == "message" && format!("{value:?}") == TOO_LATE;
+    }
 }
 
 // === impl Log ===
@@ -166,6 +202,41 @@ mod tests {
         let stat = rustix::fs::fstat(io::stderr().as_fd()).unwrap();
         assert!(is_standard_error(&format!("{}:{}", stat.st_dev, stat.st_ino)));
         assert!(!is_standard_error(&format!("{}:{}", stat.st_dev, stat.st_ino + 1)) && !is_standard_error("nothing"));
+    }
+
+    #[test]
+    fn an_answer_that_comes_too_late_for_an_interrupt_is_no_error_and_others_are() {
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let log = tracing_subscriber::fmt::layer().with_writer(Shared(said.clone())).with_filter(ButForNoise);
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(log), || {
+            for number in [2, 22] {
+                tracing::error!("Failed to send FUSE reply: {}", io::Error::from_raw_os_error(number));
+            }
+        });
+        let said = String::from_utf8(said.lock().clone()).unwrap();
+        assert!(said.contains("os error 22") && !said.contains("os error 2)"), "{said}");
+    }
+
+    #[derive(Clone)]
+    struct Shared(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Shared {
+        fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+            self.0.lock().extend_from_slice(line);
+            Ok(line.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl MakeWriter<'_> for Shared {
+        type Writer = Self;
+
+        fn make_writer(&self) -> Self {
+            self.clone()
+        }
     }
 
     #[test]

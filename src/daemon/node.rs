@@ -173,7 +173,8 @@ impl Node {
 
 /// What a user means by an image's name and platform.
 pub(super) fn named(image: &str, platform: Option<&str>) -> Result<(Reference, Platform), Failure> {
-    let wrong = |error: &dyn std::fmt::Display| Failure::new(FailureKind::Usage, format!("{image}: {error}"));
+    let shown = if image.is_empty() { "\"\"" } else { image };
+    let wrong = |error: &dyn std::fmt::Display| Failure::new(FailureKind::Usage, format!("{shown}: {error}"));
     let reference = image.parse().map_err(|error| wrong(&error))?;
     let platform = match platform {
         Some(platform) => platform.parse().map_err(|error| wrong(&error))?,

@@ -65,7 +65,8 @@ impl Reload {
         if !later.is_empty() {
             tracing::warn!(keys = later.join(", "), "these keys have changed, and count from the next start on");
         }
-        tracing::info!(changed = at_once.join(", "), "configuration read again");
+        let changed = if at_once.is_empty() { "nothing".to_owned() } else { at_once.join(", ") };
+        tracing::info!(changed, "configuration read again");
         match kept {
             Ok(()) => "serving".to_owned(),
             Err(error) => format!("serving; part of the new configuration was refused: {error}"),
