@@ -69,6 +69,7 @@ fuzz:
 bench: packages build
 	benches/run.py
 	benches/containerd.py
+	$(CARGO) bench --locked --bench snapshots -- $(CURDIR)/target
 
 install: build install-built
 
