@@ -49,7 +49,7 @@ pub struct Start {
 const FIRST_CALL: Duration = Duration::from_secs(10);
 
 /// How long answers that were cut short may take to be sent.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+const LAST_WORDS: Duration = Duration::from_secs(3);
 
 pub(super) struct Server {
     node: Node,

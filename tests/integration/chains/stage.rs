@@ -47,6 +47,7 @@ impl Stage {
         std::fs::create_dir(&config.run).unwrap();
         config.registry.retries = 1;
         config.registry.retry_pause_ms = 10;
+        config.snapshotter.check_timeout_secs = 60;
         configure(&mut config);
         Self::on(dir, config)
     }

@@ -21,7 +21,10 @@ impl Service {
         fs::create_dir_all(&dir).unwrap();
         let cri = format!("[cri]\nenabled = true\ncontainerd = {:?}\n", containerd.display().to_string());
         let registry = "[registry]\nretries = 1\nretry_pause_ms = 10\nretry_deadline_secs = 5\n";
-        fs::write(dir.join("config.toml"), format!("{registry}{cri}{configuration}")).unwrap();
+        // A busy machine is no reason to let containerd unpack.
+        let patient =
+            if configuration.contains("[snapshotter]") { "" } else { "[snapshotter]\ncheck_timeout_secs = 60\n" };
+        fs::write(dir.join("config.toml"), format!("{registry}{cri}{patient}{configuration}")).unwrap();
         let mut service = Self { dir, child: None };
         service.start_again();
         service

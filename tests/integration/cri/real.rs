@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tonic::Code;
 
-use super::verified::open;
+use super::verified::{PATIENCE_SECS, open};
 use super::*;
 use crate::cli::node::until;
 use crate::containerd::cri::Cri;
@@ -32,7 +32,7 @@ impl Stand {
         let told = Told { snapshotter: "overlayfs", oncefs: None, pause_image: "127.0.0.1:9/no/pods:here" };
         let containerd = Containerd::start(dir.path().join("containerd"), &cgroup(name), &told);
         let runtime = Arc::new(Runtime::new().unwrap());
-        let node = runtime.block_on(open(&dir.path().join("oncefs")));
+        let node = runtime.block_on(open(&dir.path().join("oncefs"), PATIENCE_SECS));
         let proxied = {
             let _inside = runtime.enter();
             Proxied::of(NodePulls::new(node), |config| config.containerd = containerd.socket())

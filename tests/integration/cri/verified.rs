@@ -24,6 +24,9 @@ use crate::support::ports;
 use crate::support::scripted_registry::{Act, Running, Script, registry};
 
 const PULL: &str = "/runtime.v1.ImageService/PullImage";
+/// Whatever else the machine has to do.
+pub(super) const PATIENCE_SECS: u64 = 30;
+
 const KUBELETS: Account = Account { user: "kubelet", password: "hunter2-of-kubelets" };
 
 /// A node's store behind the proxy, and a containerd that says yes to all.
@@ -36,8 +39,13 @@ pub(super) struct Stand {
 
 impl Stand {
     async fn new() -> Self {
+        Self::with_patience(PATIENCE_SECS).await
+    }
+
+    /// Bodies may pause for so many seconds.
+    async fn with_patience(secs: u64) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let node = open(dir.path()).await;
+        let node = open(dir.path(), secs).await;
         let proxied = Proxied::of(NodePulls::new(node.clone()), |_| ());
         let containerd = proxied.containerd();
         Self { proxied, node, containerd, _dir: dir }
@@ -76,14 +84,8 @@ impl Stand {
     }
 }
 
-pub(super) async fn open(dir: &Path) -> Node {
-    let registry = registry::Config {
-        retries: 1,
-        retry_pause_ms: 1,
-        idle_timeout_secs: 1,
-        response_timeout_secs: 1,
-        ..registry::Config::default()
-    };
+pub(super) async fn open(dir: &Path, idle_timeout_secs: u64) -> Node {
+    let registry = registry::Config { retries: 1, retry_pause_ms: 1, idle_timeout_secs, ..registry::Config::default() };
     let config = Config { root: dir.join("root"), run: dir.join("run"), registry, ..Config::default() };
     Node::open(&config).await.unwrap()
 }
@@ -213,7 +215,7 @@ async fn a_registry_that_was_reached_and_fails_is_unavailable() {
     ];
     for (part, act) in fails {
         let registry = holding(&image).always(part, act).run().await;
-        let failed = Stand::new().await.refused(&app(&registry), None).await;
+        let failed = Stand::with_patience(1).await.refused(&app(&registry), None).await;
         assert_eq!(failed.code(), Code::Unavailable, "{failed}");
         assert!(failed.message().contains(&app(&registry)), "{failed}");
     }
@@ -250,7 +252,8 @@ async fn one_of_two_who_wait_gives_up_and_the_other_gets_the_image() {
     let image = Image::usual(408);
     let [_, _, slow] = &image.layers[..] else { panic!("three layers") };
     let registry = holding(&image).once(&path_of(slow), Act::StallAfter(1000)).run().await;
-    let stand = Stand::new().await;
+    // The stalled layer goes on after that: long after the first has given up.
+    let stand = Stand::with_patience(5).await;
     let (first, second) = (stand.pulling(&app(&registry)), stand.pulling(&app(&registry)));
     until_seen(&registry, &path_of(slow)).await;
     first.abort();
