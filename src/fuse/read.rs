@@ -14,6 +14,9 @@ use crate::store::{FillFailed, Layer, ReadError};
 /// How often a read fills what it misses. More than once only if the frames are dropped again before it read them.
 const FILLS_MAX: usize = 16;
 
+/// After so many it insists on having them.
+const FILLS_PATIENT: usize = 3;
+
 /// A stretch of one file, as the kernel asks for it.
 #[derive(Clone)]
 pub(super) struct Wanted {
@@ -74,7 +77,8 @@ impl Wanted {
     /// Fetches what is missing, and then what is missing still, until there are bytes for `give`.
     pub(super) async fn later(&self, missing: Range<u32>, mut give: impl FnMut(&[u8])) -> Result<(), ReadFailed> {
         let mut missing = missing;
-        for _ in 0..FILLS_MAX {
+        for fills in 0..FILLS_MAX {
+            let _until_it_has_read = (fills >= FILLS_PATIENT).then(|| self.layer.insist(missing.clone()));
             self.layer.fill(missing).await?;
             missing = match self.now(&mut give) {
                 Err(ReadFailed::NotResident(missing)) => missing,

@@ -235,7 +235,10 @@ impl Layer {
             return Ok(());
         };
         match self.keep_bytes(id, frame.data.start, &data).map_err(|error| self.write_error(id, error)) {
-            Ok(()) => room.kept(),
+            Ok(()) => {
+                room.kept();
+                self.lend_too(id, data);
+            }
             Err(error @ FillError::Full { .. }) => self.lend(id, data, &error),
             Err(error) => return Err(error),
         }

@@ -1,4 +1,4 @@
-//! A layer's frames that are not kept: lent to their readers from memory for a while.
+//! A layer's frames that are not kept, or dropped as fast as they come: lent to their readers from memory for a while.
 
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
@@ -13,11 +13,43 @@ use crate::sync::{Arc, spawn};
 /// How long: who waits for a frame reads it at once, and a full disk should not cost memory for ever.
 const LENT_FOR: Duration = Duration::from_secs(10);
 
+/// As long as this is there, small frames that are filled are lent too: who drops them meanwhile takes them from nobody.
+pub struct Insisting {
+    layer: Arc<Layer>,
+    frames: Range<u32>,
+}
+
+impl Drop for Insisting {
+    fn drop(&mut self) {
+        let layer = &self.layer;
+        self.frames.clone().for_each(|frame| layer.shared.cache.unkept.want_no_more((layer.slot(), frame)));
+    }
+}
+
 impl Layer {
-    /// Holds a frame in memory for those who wait for it. Called where something runs that blocks.
+    /// For a reader who has found these frames dropped again and again.
+    pub fn insist(self: &Arc<Self>, frames: Range<u32>) -> Insisting {
+        let frames = frames.start..frames.end.min(self.frames().len());
+        frames.clone().for_each(|frame| self.shared.cache.unkept.want((self.slot(), frame)));
+        Insisting { layer: self.clone(), frames }
+    }
+
+    /// Holds a frame that is kept in memory as well, if somebody insists.
+    pub(super) fn lend_too(self: &Arc<Self>, frame: u32, bytes: Checked<Vec<u8>>) {
+        if self.shared.cache.unkept.is_wanted((self.slot(), frame)) {
+            self.hold(frame, bytes);
+        }
+    }
+
+    /// Holds a frame in memory for those who wait for it.
     pub(super) fn lend(self: &Arc<Self>, frame: u32, bytes: Checked<Vec<u8>>, cause: &dyn std::fmt::Display) {
+        self.shared.cache.note_unkept(self.digest(), cause);
+        self.hold(frame, bytes);
+    }
+
+    /// Called where something runs that blocks.
+    fn hold(self: &Arc<Self>, frame: u32, bytes: Checked<Vec<u8>>) {
         let (shared, key) = (self.shared.clone(), (self.slot(), frame));
-        shared.cache.note_unkept(self.digest(), cause);
         shared.cache.unkept.put(key, bytes);
         spawn(async move {
             tokio::time::sleep(LENT_FOR).await;

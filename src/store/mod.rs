@@ -46,6 +46,7 @@ pub use check::{CheckProgress, CheckReport};
 pub use error::StoreError;
 pub use fill::{FillError, FillFailed};
 pub use layer::{Layer, Measure, ReadError};
+pub use lend::Insisting;
 pub use receive::Receiving;
 pub use records::ImageRecord;
 

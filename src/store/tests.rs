@@ -458,6 +458,28 @@ async fn a_fill_that_is_given_up_does_no_harm() {
     sample.is_whole(&layer);
 }
 
+/// A reader that is slower than whoever drops frames gets its bytes all the same.
+#[tokio::test]
+async fn who_insists_reads_frames_that_were_dropped_right_after_they_came() {
+    let sample = Sample::new(1, 8 * FRAME, FRAME);
+    let (_dir, shelf, store) = fixture(&[&sample]);
+    let layer = sample.put(&store);
+    let mut out = vec![0; 3 * FRAME as usize];
+    layer.fill(2..5).await.unwrap();
+    layer.drop_frames(0..8).unwrap();
+    assert!(matches!(layer.read_at(2 * FRAME, &mut out), Err(ReadError::NotResident { .. })));
+    let insisting = layer.insist(2..5);
+    layer.fill(2..5).await.unwrap();
+    layer.drop_frames(0..8).unwrap();
+    layer.read_at(2 * FRAME, &mut out).unwrap();
+    assert!(out == sample.bytes[2 * FRAME as usize..5 * FRAME as usize]);
+    assert_eq!((layer.resident_bytes(), shelf.opened.load(Ordering::Relaxed)), (0, 1));
+    drop(insisting);
+    layer.fill(5..6).await.unwrap();
+    layer.drop_frames(0..8).unwrap();
+    assert!(layer.read_at(5 * FRAME, &mut out[..1]).is_err(), "nobody insisted on that one");
+}
+
 /// Readers, droppers and fillers at once: whoever gets bytes gets the right ones.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn bytes_are_right_while_frames_come_and_go() {

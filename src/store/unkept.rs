@@ -1,6 +1,8 @@
 //! Frames that were fetched and checked and could not be kept, since the disk or the cache is full: held in memory for
 //! those who wait for them, and a little longer.
 
+use std::collections::HashMap;
+
 use lru::LruCache;
 
 use crate::digest::Checked;
@@ -15,6 +17,8 @@ type Key = (u32, u32);
 #[derive(Debug)]
 pub(super) struct Unkept {
     held: Mutex<Held>,
+    /// Frames that are held though they are kept, and for how many readers.
+    wanted: Mutex<HashMap<Key, usize>>,
 }
 
 #[derive(Debug)]
@@ -27,7 +31,7 @@ struct Held {
 
 impl Unkept {
     pub(super) fn new() -> Self {
-        Self { held: Mutex::new(Held { frames: LruCache::unbounded(), bytes: 0 }) }
+        Self { held: Mutex::new(Held { frames: LruCache::unbounded(), bytes: 0 }), wanted: Mutex::default() }
     }
 
     pub(super) fn put(&self, key: Key, bytes: Checked<Vec<u8>>) {
@@ -52,6 +56,22 @@ impl Unkept {
     pub(super) fn remove(&self, key: Key) {
         self.held.lock().take(key);
     }
+
+    pub(super) fn want(&self, key: Key) {
+        *self.wanted.lock().entry(key).or_default() += 1;
+    }
+
+    pub(super) fn want_no_more(&self, key: Key) {
+        let mut wanted = self.wanted.lock();
+        match wanted.get_mut(&key) {
+            Some(readers) if *readers > 1 => *readers -= 1,
+            _ => drop(wanted.remove(&key)),
+        }
+    }
+
+    pub(super) fn is_wanted(&self, key: Key) -> bool {
+        self.wanted.lock().contains_key(&key)
+    }
 }
 
 // === impl Held ===
@@ -73,6 +93,17 @@ mod tests {
         let bytes = vec![1; len];
         let digest = FrameDigest::of(&bytes);
         check_frame(bytes, &digest).unwrap()
+    }
+
+    #[test]
+    fn what_two_want_is_wanted_until_both_have_it() {
+        let unkept = Unkept::new();
+        unkept.want((1, 2));
+        unkept.want((1, 2));
+        unkept.want_no_more((1, 2));
+        assert!(unkept.is_wanted((1, 2)) && !unkept.is_wanted((2, 1)));
+        unkept.want_no_more((1, 2));
+        assert!(!unkept.is_wanted((1, 2)) && unkept.wanted.lock().is_empty());
     }
 
     #[test]
