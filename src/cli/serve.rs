@@ -20,6 +20,7 @@ It listens in the run directory (/run/oncefs):
                     kubelet; not with [cri] enabled = false
   control.sock      calls of the other commands; also /metrics and /healthz:
       curl --unix-socket /run/oncefs/control.sock http://oncefs/metrics
+
 Sockets that a service manager hands over (LISTEN_FDS), known by these places or by the names snapshotter, cri and control, \
 are used instead.
 
