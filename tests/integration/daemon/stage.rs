@@ -125,15 +125,17 @@ impl Service {
             if let Some(at) = self.heard.iter().position(|message| message.lines().any(|said| said == line)) {
                 return self.heard.remove(at);
             }
+            // Before the look at what it has said: afterwards it may say more and end.
+            let has_ended = self.child.is_some() && self.has_ended();
             let mut message = [0; 4096];
             match self.notify.recv(&mut message) {
                 Ok(length) => self.heard.push(String::from_utf8(message[..length].to_vec()).unwrap()),
-                Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock, "{error}"),
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::WouldBlock, "{error}");
+                    assert!(!has_ended, "it ended before it told {line}: {:?}", self.end());
+                }
             }
             assert!(Instant::now() < deadline, "the service manager was not told {line}, only {:?}", self.heard);
-            if self.child.is_some() && self.has_ended() && self.notify.recv(&mut []).is_err() {
-                panic!("it ended before it told {line}: {:?}", self.end());
-            }
         }
     }
 
