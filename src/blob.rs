@@ -58,6 +58,9 @@ pub trait Beside: Send + Sync {
     /// The manifest of this digest, compared with it; manifests have a size that registries limit.
     fn manifest(&self, digest: Digest) -> BoxFuture<'_, Result<Bytes, BlobError>>;
 
+    /// The manifest that is called as the image is, with `ending` after its tag. Nothing binds it to the image.
+    fn called<'a>(&'a self, ending: &'a str) -> BoxFuture<'a, Result<Bytes, BlobError>>;
+
     /// The blob of this digest, which must have so many bytes. They are not compared with it.
     fn blob(&self, digest: Digest, size: u64) -> BoxFuture<'_, Result<Bytes, BlobError>>;
 
@@ -157,6 +160,10 @@ impl Blob for InMemory {
 impl Beside for Nothing {
     fn manifest(&self, digest: Digest) -> BoxFuture<'_, Result<Bytes, BlobError>> {
         Box::pin(async move { Err(BlobError::NotFound(format!("no manifest {digest}"))) })
+    }
+
+    fn called<'a>(&'a self, ending: &'a str) -> BoxFuture<'a, Result<Bytes, BlobError>> {
+        Box::pin(async move { Err(BlobError::NotFound(format!("no manifest whose tag ends with {ending}"))) })
     }
 
     fn blob(&self, digest: Digest, _: u64) -> BoxFuture<'_, Result<Bytes, BlobError>> {

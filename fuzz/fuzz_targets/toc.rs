@@ -5,13 +5,14 @@ use libfuzzer_sys::fuzz_target;
 use oncefs::digest::{DiffId, Digest, LayerDigest};
 use oncefs::index::frames::{Frames, FramesWriter, Heading, IndexSource};
 use oncefs::index::scan::Limits;
-use oncefs::index::sources::{Contents, Packing, Shape, read_toc};
+use oncefs::index::sources::{Contents, Landmarks, Packing, Shape, read_toc};
 use oncefs::index::tree::read::Tree;
 use oncefs::index::tree::write::{Labels, write};
 
 fuzz_target!(|json: &[u8]| {
+    let landmarks = Some(Landmarks { wanted_before: ".wanted", nothing_wanted: ".none" });
     for packing in [Packing::Gzip, Packing::Zstd] {
-        let shape = Shape { packing, data_end: 10_000, blob_bytes: 11_000, hidden: &["stargz.index.json"] };
+        let shape = Shape { packing, data_end: 10_000, blob_bytes: 11_000, hidden: &["stargz.index.json", ".wanted", ".none"], landmarks };
         let limits = Limits { inodes_max: 5000, names_bytes_max: 8 << 20, ..Limits::default() };
         if let Ok(contents) = read_toc(json, &shape, &limits) {
             keep(&contents);
@@ -20,7 +21,7 @@ fuzz_target!(|json: &[u8]| {
 });
 
 fn keep(contents: &Contents) {
-    let Contents { tree, frames, data_bytes } = contents;
+    let Contents { tree, frames, data_bytes, wanted_first } = contents;
     let (file, diff_id) = (tempfile::tempfile().expect("a temporary file"), DiffId(Digest::of(b"")));
     if write(tree, &Labels { diff_id, data_bytes: *data_bytes }, &file).is_ok() {
         Tree::open(&file).and_then(|tree| tree.check()).expect("a sound tree");
@@ -28,6 +29,7 @@ fn keep(contents: &Contents) {
     let file = tempfile::tempfile().expect("a temporary file");
     let mut writer = FramesWriter::new(file.try_clone().expect("a second handle")).expect("a writer");
     frames.iter().for_each(|frame| writer.push(frame).expect("room for a frame"));
+    writer.want_first(wanted_first.clone());
     let heading = Heading {
         layer: LayerDigest(Digest::of(b"")),
         diff_id,

@@ -14,7 +14,7 @@ fuzz_target!(|bytes: &[u8]| {
     let blob_bytes = u64::from(u16::from_le_bytes(*size));
     let limits = Limits { inodes_max: 5000, names_bytes_max: 8 << 20, ..Limits::default() };
     let Ok(ztoc) = read_ztoc(ztoc, blob_bytes, &limits) else { return };
-    let Contents { tree, frames, data_bytes } = ztoc.contents;
+    let Contents { tree, frames, data_bytes, .. } = ztoc.contents;
     let mut end = 0;
     for frame in &frames {
         assert!(frame.source.start < frame.source.end && frame.source.end <= blob_bytes);

@@ -6,6 +6,8 @@ use futures::future::BoxFuture;
 use super::{Image, Images};
 use crate::blob::{Beside, BlobError, Blobs as _, Referrer};
 use crate::digest::{Digest, LayerDigest};
+use crate::errors::with_causes;
+use crate::registry::{Reference, Remote, Tag};
 use crate::sync::Arc;
 
 pub(super) struct BesideImage<'a> {
@@ -16,6 +18,18 @@ pub(super) struct BesideImage<'a> {
 impl Beside for BesideImage<'_> {
     fn manifest(&self, digest: Digest) -> BoxFuture<'_, Result<Bytes, BlobError>> {
         Box::pin(async move { Ok(self.images.shared.registry.manifest(digest, &self.image.origin).await?) })
+    }
+
+    fn called<'a>(&'a self, ending: &'a str) -> BoxFuture<'a, Result<Bytes, BlobError>> {
+        Box::pin(async move {
+            let Ok(Reference::Remote(Remote { repository, tag: Some(tag), .. })) = self.image.reference.parse() else {
+                let message = format!("{} has no tag, and so nothing that is called like it", self.image.reference);
+                return Err(BlobError::NotFound(message));
+            };
+            let tag: Tag =
+                format!("{tag}{ending}").parse().map_err(|error| BlobError::NotFound(with_causes(&error)))?;
+            Ok(self.images.shared.registry.manifest_of_tag(&repository, &tag).await?)
+        })
     }
 
     fn blob(&self, digest: Digest, size: u64) -> BoxFuture<'_, Result<Bytes, BlobError>> {

@@ -146,6 +146,13 @@ impl Frames {
         self.header.frames == 0
     }
 
+    /// The frames that the image's maker wants here first, in the order in which they are wanted. `None`: nothing is known of
+    /// that; an empty list: none is.
+    pub fn wanted_first(&self) -> Option<Vec<Range<u32>>> {
+        self.header.wanted?;
+        Some(format::read_ranges(self.header.lists(&self.map)?.0))
+    }
+
     /// Everything that decoding frame `id` needs.
     pub fn get(&self, id: FrameId) -> Result<Frame, FramesError> {
         let record = self.record(id)?;
@@ -221,7 +228,11 @@ impl Frames {
     fn check_table(&self) -> Result<(), FramesError> {
         let (heading, mut data_end, mut source_start) = (self.heading(), 0, 0);
         let is_of_scan = heading.index_source.verifies_layer();
-        let windows = HEADER_BYTES as u64..self.header.table_at;
+        let windows = HEADER_BYTES as u64..self.header.wanted_at().unwrap_or(self.header.table_at);
+        let mut wanted = self.wanted_first().into_iter().flatten();
+        if wanted.any(|range| range.is_empty() || range.end > self.header.frames) {
+            return Err(FramesError::Damaged("frames are wanted that are none"));
+        }
         for index in 0..self.header.frames {
             let record = self.record(FrameId(index))?;
             let follows = record.data.start == data_end || (!is_of_scan && record.data.start > data_end);

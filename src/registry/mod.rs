@@ -172,6 +172,23 @@ impl Registry {
         referrers::find(&self.shared.clients.now(), &repository, subject, artifact_type).await
     }
 
+    /// The manifest that the tag names, whatever it is of. Nothing is compared.
+    ///
+    /// # Errors
+    /// As resolving an image would.
+    pub async fn manifest_of_tag(&self, repository: &Repository, tag: &Tag) -> Result<Bytes, RegistryError> {
+        let ask = Ask {
+            what: format!("the manifest {tag} of {repository}"),
+            repository: repository.clone(),
+            path: format!("manifests/{tag}"),
+            accept: Some(ACCEPT),
+            range: None,
+            only_head: false,
+            weight: Weight::Light,
+        };
+        Ok(self.shared.clients.now().small(&ask, MANIFEST_BYTES_MAX).await?.bytes)
+    }
+
     /// Whether the layer's blob is there and may be had, without a byte of it.
     ///
     /// # Errors

@@ -3,11 +3,13 @@
 //! ```text
 //!      0 header, 256 bytes; zeros until the file is finished
 //!    256 windows, each packed, one after another
+//!        what is wanted first: first frame and end of each range, 8 bytes
 //!  table records of 112 bytes, one a frame, to the end of the file
 //!
 //! header:  0 magic  8 version  12 index source  16 layer  48 diff id  80 blob bytes  88 data bytes
-//!         96 table offset  104 frames  108 zeros  112 what binds the index, or zeros  144 zeros
-//!        224 BLAKE3 of the header up to here and the table
+//!         96 table offset  104 frames  108 zeros  112 what binds the index, or zeros
+//!        144 one more than there are ranges wanted first, or 0 if nothing is known of that  148 zeros
+//!        224 BLAKE3 of the header up to here, the ranges and the table
 //! record:  0 source start, end  16 data start, end  32 window start in this file, or what is skipped  40 its length
 //!         44 kind  45 bits  46 kind of digest  47 zero  48 digest of the frame's data or source  80 BLAKE3 of the packed window
 //! ```
@@ -20,6 +22,7 @@ use crate::index::codec::Codec;
 
 pub(super) const HEADER_BYTES: usize = 256;
 pub(super) const RECORD_BYTES: usize = 112;
+pub(super) const WANTED_BYTES: usize = 8;
 pub(super) const VERSION: u32 = 1;
 
 const MAGIC: [u8; 8] = *b"1cFRAMES";
@@ -32,6 +35,8 @@ pub(super) struct Header {
     pub(super) heading: Heading,
     pub(super) table_at: u64,
     pub(super) frames: u32,
+    /// How many ranges of frames are wanted first, if that is known.
+    pub(super) wanted: Option<u32>,
 }
 
 /// A frame as the table has it.
@@ -73,9 +78,9 @@ impl Header {
             return Err(FramesError::Version(version));
         }
         let header = Self::read_fields(&mut fields)?;
-        let table = header.table(file).ok_or(FramesError::Damaged("the table lies outside the file"))?;
+        let (wanted, table) = header.lists(file).ok_or(FramesError::Damaged("the table lies outside the file"))?;
         let (covered, sum) = bytes.split_at(COVERED_BYTES);
-        if sum != checksum(covered, table) {
+        if sum != checksum(&[covered, wanted, table]) {
             return Err(FramesError::Damaged("the checksum of header and table does not match"));
         }
         Ok(header)
@@ -93,16 +98,30 @@ impl Header {
         };
         let (table_at, frames, _zeros) = (fields.u64()?, fields.u32()?, fields.u32()?);
         heading.bound_by = Some(fields.take()?).filter(|bytes| *bytes != [0; 32]).map(Digest::from_bytes);
-        Ok(Self { heading, table_at, frames })
+        let wanted = fields.u32()?.checked_sub(1);
+        Ok(Self { heading, table_at, frames, wanted })
     }
 
     /// The table in the whole file, if it reaches exactly to the end.
     pub(super) fn table<'a>(&self, file: &'a [u8]) -> Option<&'a [u8]> {
-        let table = file.get(usize::try_from(self.table_at).ok().filter(|at| *at >= HEADER_BYTES)?..)?;
-        (table.len() == (self.frames as usize).checked_mul(RECORD_BYTES)?).then_some(table)
+        Some(self.lists(file)?.1)
     }
 
-    pub(super) fn bytes(&self, table: &[u8]) -> Vec<u8> {
+    /// The same, after the ranges that are wanted first.
+    pub(super) fn lists<'a>(&self, file: &'a [u8]) -> Option<(&'a [u8], &'a [u8])> {
+        let table_at = usize::try_from(self.table_at).ok()?;
+        let wanted_at = usize::try_from(self.wanted_at()?).ok().filter(|at| *at >= HEADER_BYTES)?;
+        let table = file.get(table_at..)?;
+        let is_whole = table.len() == (self.frames as usize).checked_mul(RECORD_BYTES)?;
+        is_whole.then_some((file.get(wanted_at..table_at)?, table))
+    }
+
+    /// Where the windows end.
+    pub(super) fn wanted_at(&self) -> Option<u64> {
+        self.table_at.checked_sub(u64::from(self.wanted.unwrap_or(0)) * WANTED_BYTES as u64)
+    }
+
+    pub(super) fn bytes(&self, wanted: &[u8], table: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(HEADER_BYTES);
         bytes.extend(MAGIC);
         bytes.extend(VERSION.to_le_bytes());
@@ -115,15 +134,20 @@ impl Header {
         bytes.extend(self.frames.to_le_bytes());
         bytes.extend([0; 4]);
         bytes.extend(self.heading.bound_by.map_or([0; 32], |digest| *digest.as_bytes()));
+        bytes.extend(self.wanted.map_or(0, |ranges| ranges + 1).to_le_bytes());
         bytes.resize(COVERED_BYTES, 0);
-        let sum = checksum(&bytes, table);
+        let sum = checksum(&[&bytes, wanted, table]);
         bytes.extend(sum);
         bytes
     }
 }
 
-fn checksum(header: &[u8], table: &[u8]) -> [u8; 32] {
-    *blake3::Hasher::new().update(header).update(table).finalize().as_bytes()
+fn checksum(parts: &[&[u8]]) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    for part in parts {
+        hasher.update(part);
+    }
+    *hasher.finalize().as_bytes()
 }
 
 fn code_of(source: IndexSource) -> u32 {
@@ -200,6 +224,21 @@ impl Record {
         into.extend(digest);
         into.extend(self.window_digest);
     }
+}
+
+/// Ranges of frames as the file lists them.
+pub(super) fn write_ranges(ranges: &[Range<u32>]) -> Vec<u8> {
+    ranges.iter().flat_map(|range| [range.start.to_le_bytes(), range.end.to_le_bytes()]).flatten().collect()
+}
+
+/// The inverse of [`write_ranges`].
+pub(super) fn read_ranges(bytes: &[u8]) -> Vec<Range<u32>> {
+    let range = |range: &[u8; WANTED_BYTES]| {
+        let [start, end] = [range.first_chunk(), range.last_chunk()];
+        let number = |bytes: Option<&[u8; 4]>| bytes.map_or(0, |bytes| u32::from_le_bytes(*bytes));
+        number(start)..number(end)
+    };
+    bytes.as_chunks().0.iter().map(range).collect()
 }
 
 /// The data offset of a record, which searches look at alone.

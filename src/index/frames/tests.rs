@@ -80,6 +80,33 @@ fn frames_are_read_as_they_were_written() {
 }
 
 #[test]
+fn what_is_wanted_first_is_kept_in_its_order() {
+    let frames = some_frames();
+    let write = |wanted: Option<Vec<Range<u32>>>| {
+        let file = tempfile::tempfile().unwrap();
+        let mut writer = FramesWriter::new(file.try_clone().unwrap()).unwrap();
+        frames.iter().for_each(|frame| writer.push(frame).unwrap());
+        writer.want_first(wanted);
+        writer.finish(&heading(&frames)).unwrap();
+        file
+    };
+    for wanted in [None, Some(vec![]), Some(vec![3..5, 0..1])] {
+        let file = write(wanted.clone());
+        assert_eq!(Frames::open(&file).unwrap().wanted_first(), wanted);
+        assert_eq!(read_all(&file).unwrap(), frames);
+    }
+    let bytes = bytes_of(&write(Some(vec![3..5, 0..1])));
+    for at in bytes.len() - 5 * RECORD_BYTES - 16..bytes.len() - 5 * RECORD_BYTES {
+        let mut wrong = bytes.clone();
+        wrong[at] ^= 1;
+        assert!(Frames::open(&file_of(&wrong)).is_err(), "byte {at}");
+    }
+    for none in [4..6, 2..2] {
+        assert!(matches!(Frames::open(&write(Some(vec![none]))), Err(FramesError::Damaged(_))));
+    }
+}
+
+#[test]
 fn a_layer_without_bytes_has_no_frames() {
     let frames = Frames::open(&written(&[], &heading(&[]))).unwrap();
     assert!(frames.is_empty());

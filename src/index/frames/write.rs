@@ -3,9 +3,10 @@
 
 use std::fs::File;
 use std::io::{self, BufWriter, Seek as _, SeekFrom, Write as _};
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 
-use super::format::{HEADER_BYTES, Header, RECORD_BYTES, Record, RecordStart};
+use super::format::{self, HEADER_BYTES, Header, RECORD_BYTES, Record, RecordStart};
 use super::{Frame, Heading, Start};
 use crate::digest::FrameDigest;
 use crate::index::codec::WindowPacker;
@@ -19,6 +20,7 @@ pub struct FramesWriter {
     at: u64,
     table: Vec<u8>,
     frames: u32,
+    wanted: Option<Vec<Range<u32>>>,
 }
 
 /// The digest of one frame after another, while their bytes go by.
@@ -32,7 +34,14 @@ impl FramesWriter {
     pub fn new(mut file: File) -> io::Result<Self> {
         let at = HEADER_BYTES as u64;
         file.seek(SeekFrom::Start(at))?;
-        Ok(Self { file: BufWriter::new(file), packer: WindowPacker::new()?, at, table: Vec::new(), frames: 0 })
+        Ok(Self {
+            file: BufWriter::new(file),
+            packer: WindowPacker::new()?,
+            at,
+            table: Vec::new(),
+            frames: 0,
+            wanted: None,
+        })
     }
 
     /// Adds the frame that comes next in the data file.
@@ -61,12 +70,21 @@ impl FramesWriter {
         Ok(())
     }
 
+    /// Notes which frames the image's maker wants here first, as far as anything is said of it.
+    pub fn want_first(&mut self, ranges: Option<Vec<Range<u32>>>) {
+        self.wanted = ranges;
+    }
+
     /// Writes table and header. Whether they are on disk is for the caller to see to.
     pub fn finish(mut self, heading: &Heading) -> io::Result<()> {
+        let ranges = self.wanted.as_ref().map(|ranges| u32::try_from(ranges.len()).map_err(io::Error::other));
+        let wanted = format::write_ranges(self.wanted.as_deref().unwrap_or_default());
+        self.file.write_all(&wanted)?;
         self.file.write_all(&self.table)?;
         let file = self.file.into_inner().map_err(io::IntoInnerError::into_error)?;
-        let header = Header { heading: *heading, table_at: self.at, frames: self.frames };
-        file.write_all_at(&header.bytes(&self.table), 0)
+        let table_at = self.at + wanted.len() as u64;
+        let header = Header { heading: *heading, table_at, frames: self.frames, wanted: ranges.transpose()? };
+        file.write_all_at(&header.bytes(&wanted, &self.table), 0)
     }
 }
 

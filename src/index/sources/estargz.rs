@@ -1,12 +1,12 @@
 //! eStargz (stargz-snapshotter, docs/estargz.md): a gzip of many members whose last but one holds a table of contents, and
 //! whose last, the footer, says where that one begins.
 
-use std::ops::Range;
+mod elsewhere;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
-use super::toc::{Packing, Shape, read_toc};
+use super::toc::{Landmarks, Packing, Shape, read_toc};
 use super::unpacked::unpack;
 use super::{Contents, Fault, Source, Wanted, aside};
 use crate::blob::Layered;
@@ -21,15 +21,16 @@ pub(super) struct EStargz;
 pub(super) const TOC_DIGEST: &str = "containerd.io/snapshot/stargz/toc.digest";
 
 /// Names in the tar that are the format's and not the layer's.
-pub(super) const HIDDEN: &[&str] = &[TOC_NAME, ".prefetch.landmark", ".no.prefetch.landmark"];
+pub(super) const HIDDEN: &[&str] = &[TOC_NAME, LANDMARKS.wanted_before, LANDMARKS.nothing_wanted];
+pub(super) const LANDMARKS: Landmarks =
+    Landmarks { wanted_before: ".prefetch.landmark", nothing_wanted: ".no.prefetch.landmark" };
 const TOC_NAME: &str = "stargz.index.json";
 
 /// A footer is an empty gzip member whose extra field says where the table begins, in 16 hexadecimal digits.
 const FOOTER_BYTES: usize = 51;
 const FOOTER_BEGIN: &[u8] = b"\x1f\x8b\x08\x04\0\0\0\0\0\xff\x1a\0SG\x16\0";
 const FOOTER_END: &[u8] = b"STARGZ\x01\0\0\xff\xff\0\0\0\0\0\0\0\0";
-/// What is near the end of footers that are not read: CRFS's own, and that of blobs whose table is elsewhere.
-const EXTERNAL: &[u8] = b"STARGZEXTERNALTOC";
+/// What is near the end of footers that are not read: CRFS's own.
 const MARK: &[u8] = b"STARGZ";
 
 /// The first request brings so much of the blob's end. Tables take about 0.5 % of a blob: mostly one request is enough.
@@ -52,10 +53,15 @@ impl Source for EStargz {
 
     fn read<'a>(&'a self, wanted: &'a Wanted<'a>) -> BoxFuture<'a, Result<Option<Contents>, Fault>> {
         Box::pin(async move {
-            let (packed, toc) = fetch(wanted).await?;
+            let (packed, data_end) = fetch(wanted).await?;
             let (bound_by, limits) = (wanted.bound_by, wanted.limits.clone());
-            let shape =
-                Shape { packing: Packing::Gzip, data_end: toc.start, blob_bytes: wanted.layer.size, hidden: HIDDEN };
+            let shape = Shape {
+                packing: Packing::Gzip,
+                data_end,
+                blob_bytes: wanted.layer.size,
+                hidden: HIDDEN,
+                landmarks: Some(LANDMARKS),
+            };
             aside(move || {
                 let json = unpack_toc(&packed)?;
                 let json = check(json, &bound_by)?;
@@ -66,22 +72,25 @@ impl Source for EStargz {
     }
 }
 
-/// The member of the table, and where it is in the blob.
-async fn fetch(wanted: &Wanted<'_>) -> Result<(Vec<u8>, Range<u64>), Fault> {
+/// The member of the table, and where the blob's data ends.
+async fn fetch(wanted: &Wanted<'_>) -> Result<(Vec<u8>, u64), Fault> {
     let size = wanted.layer.size;
     let tail_bytes = (size / TAIL_SHARE).clamp(TAIL_BYTES_MIN, TOC_PACKED_BYTES_MAX).min(size);
     let tail_start = size - tail_bytes;
     let tail: Bytes = wanted.blob.range(tail_start..size).await?;
+    if tail.ends_with(elsewhere::FOOTER) {
+        return Ok((elsewhere::fetch(wanted).await?.to_vec(), size - elsewhere::FOOTER.len() as u64));
+    }
     let (before, footer) = tail.split_last_chunk::<FOOTER_BYTES>().ok_or(Fault::Format("it is too short"))?;
     let toc = toc_offset(footer)?..size - FOOTER_BYTES as u64;
     if toc.is_empty() || toc.end - toc.start > TOC_PACKED_BYTES_MAX {
         return Err(Fault::Format("its footer points to a table where none can be"));
     }
     let missing = match toc.start.checked_sub(tail_start) {
-        Some(at) => return Ok((before.get(at as usize..).unwrap_or_default().to_vec(), toc)),
+        Some(at) => return Ok((before.get(at as usize..).unwrap_or_default().to_vec(), toc.start)),
         None => wanted.blob.range(toc.start..tail_start).await?,
     };
-    Ok(([&missing, before].concat(), toc))
+    Ok(([&missing, before].concat(), toc.start))
 }
 
 fn toc_offset(footer: &[u8; FOOTER_BYTES]) -> Result<u64, Fault> {
@@ -94,7 +103,6 @@ fn toc_offset(footer: &[u8; FOOTER_BYTES]) -> Result<u64, Fault> {
             let offset = text.and_then(|text| u64::from_str_radix(text, 16).ok());
             offset.ok_or(Fault::Format("its footer has no offset"))
         }
-        None if has(EXTERNAL) => Err(Fault::Format("its table of contents is in another image")),
         None if has(MARK) => Err(Fault::Format("it is of CRFS, before eStargz, and has no digests of chunks")),
         None => Err(Fault::Format("there is no footer at the blob's end")),
     }

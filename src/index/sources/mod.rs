@@ -12,6 +12,8 @@ mod toc;
 mod unpacked;
 mod zstd_chunked;
 
+use std::ops::Range;
+
 use futures::future::BoxFuture;
 
 use crate::blob::{Beside, Blob, BlobError, Layered};
@@ -24,7 +26,7 @@ use crate::index::tree::write::{self, Labels, WriteError};
 #[doc(hidden)] // for fuzzing
 pub use soci::{Ztoc, read_ztoc};
 #[doc(hidden)]
-pub use toc::{Packing, Shape, read_toc};
+pub use toc::{Landmarks, Packing, Shape, read_toc};
 
 /// A new source is one file and one line here. The first that a layer is bound to is asked, and no other.
 const SOURCES: &[&dyn Source] = &[&zstd_chunked::ZstdChunked, &estargz::EStargz, &soci::Soci];
@@ -63,6 +65,8 @@ pub struct Contents {
     pub tree: write::Source,
     pub frames: Vec<Frame>,
     pub data_bytes: u64,
+    /// The frames that the image's maker wants here first; `None` if nothing is said of that.
+    pub wanted_first: Option<Vec<Range<u32>>>,
 }
 
 /// Tree and frames are written. Only [`read`] makes one.
@@ -175,7 +179,7 @@ pub async fn read(
 }
 
 fn write(layer: &Layered, binding: Binding, contents: &Contents, parts: &Parts) -> Result<Indexed, Fault> {
-    let Contents { tree, frames, data_bytes } = contents;
+    let Contents { tree, frames, data_bytes, wanted_first } = contents;
     let heading = Heading {
         layer: layer.digest,
         diff_id: layer.diff_id,
@@ -188,6 +192,7 @@ fn write(layer: &Layered, binding: Binding, contents: &Contents, parts: &Parts) 
     write::write(tree, &labels, &parts.tree).map_err(Fault::Tree)?;
     let mut writer = parts.frames.try_clone().and_then(FramesWriter::new).map_err(Fault::Disk)?;
     frames.iter().try_for_each(|frame| writer.push(frame)).map_err(Fault::Disk)?;
+    writer.want_first(wanted_first.clone());
     writer.finish(&heading).map_err(Fault::Disk)?;
     Ok(Indexed { heading })
 }

@@ -29,6 +29,15 @@ pub struct Shape {
     pub blob_bytes: u64,
     /// Entries that are the format's own and no part of the layer.
     pub hidden: &'static [&'static str],
+    /// Of them, the one whose place says what is wanted first: all that lies before it. And the one that says that nothing is.
+    pub landmarks: Option<Landmarks>,
+}
+
+/// How a format's own entries for this are called.
+#[derive(Debug, Clone, Copy)]
+pub struct Landmarks {
+    pub wanted_before: &'static str,
+    pub nothing_wanted: &'static str,
 }
 
 /// What a chunk is packed in.
@@ -99,6 +108,8 @@ struct Layout<'a> {
     /// The file whose chunks are being read.
     open: Option<Open>,
     data_end: u64,
+    /// Where in the blob the part ends that is wanted first.
+    wanted_end: Option<u64>,
 }
 
 /// A frame, but for the end of its source.
@@ -138,6 +149,7 @@ pub fn read_toc(json: &[u8], shape: &Shape, limits: &Limits) -> Result<Contents,
         bounds: vec![shape.data_end],
         open: None,
         data_end: 0,
+        wanted_end: None,
     };
     let mut fault = None;
     let mut from = serde_json::Deserializer::from_slice(json);
@@ -226,6 +238,7 @@ impl Layout<'_> {
         }
         if self.shape.hidden.contains(&text.name.as_str()) {
             self.bounds.extend([text.offset, text.end_offset].into_iter().filter(|bound| *bound > 0));
+            self.heed(&text);
             return Ok(());
         }
         let attributes = attributes(&text)?;
@@ -242,6 +255,16 @@ impl Layout<'_> {
         };
         let entry = Entry { path: text.name.as_bytes(), attributes, what };
         Ok(self.draft.apply(entry).map_err(EntryFault::from)?)
+    }
+
+    /// A landmark says what is wanted first; of several the first counts.
+    fn heed(&mut self, text: &EntryText) {
+        let Some(landmarks) = self.shape.landmarks.filter(|_| self.wanted_end.is_none()) else { return };
+        if text.name == landmarks.wanted_before {
+            self.wanted_end = Some(text.offset);
+        } else if text.name == landmarks.nothing_wanted {
+            self.wanted_end = Some(0);
+        }
     }
 
     fn begin_file(&mut self, text: EntryText, attributes: Attributes) -> Result<(), Wrong> {
@@ -320,9 +343,23 @@ impl Layout<'_> {
             };
             Frame { source, data: chunk.data, start, digest: chunk.digest }
         };
-        let frames = self.chunks.into_iter().map(frame).collect();
-        Ok(Contents { tree: self.draft.finish().map_err(Fault::Draft)?, frames, data_bytes: self.data_end })
+        let frames: Vec<Frame> = self.chunks.into_iter().map(frame).collect();
+        let wanted_first = self.wanted_end.map(|end| begun_before(&frames, end));
+        let tree = self.draft.finish().map_err(Fault::Draft)?;
+        Ok(Contents { tree, frames, data_bytes: self.data_end, wanted_first })
     }
+}
+
+/// The frames that begin before this place of the blob.
+fn begun_before(frames: &[Frame], end: u64) -> Vec<Range<u32>> {
+    let mut ranges: Vec<Range<u32>> = Vec::new();
+    for (_, at) in frames.iter().zip(0u32..).filter(|(frame, _)| frame.source.start < end) {
+        match ranges.last_mut() {
+            Some(range) if range.end == at => range.end += 1,
+            _ => ranges.push(at..at + 1),
+        }
+    }
+    ranges
 }
 
 /// What is wrong: the entry that is being read, or something else.

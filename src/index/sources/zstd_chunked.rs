@@ -5,8 +5,8 @@ use std::ops::Range;
 
 use futures::future::BoxFuture;
 
-use super::estargz::{HIDDEN, TOC_BYTES_MAX, TOC_PACKED_BYTES_MAX};
-use super::toc::{Packing, Shape, read_toc};
+use super::estargz::{HIDDEN, LANDMARKS, TOC_BYTES_MAX, TOC_PACKED_BYTES_MAX};
+use super::toc::{Landmarks, Packing, Shape, read_toc};
 use super::unpacked::unpack;
 use super::{Contents, Fault, Source, Wanted, aside};
 use crate::blob::Layered;
@@ -23,6 +23,7 @@ struct Dialect {
     /// The digest of the table as it is packed.
     checksum: &'static str,
     hidden: &'static [&'static str],
+    landmarks: Option<Landmarks>,
 }
 
 const DIALECTS: [Dialect; 2] = [
@@ -30,11 +31,13 @@ const DIALECTS: [Dialect; 2] = [
         position: "io.github.containers.zstd-chunked.manifest-position",
         checksum: "io.github.containers.zstd-chunked.manifest-checksum",
         hidden: &[],
+        landmarks: None,
     },
     Dialect {
         position: "io.containers.zstd-chunked.manifest-position",
         checksum: "io.containers.zstd-chunked.manifest-checksum",
         hidden: HIDDEN,
+        landmarks: Some(LANDMARKS),
     },
 ];
 
@@ -74,6 +77,7 @@ impl Source for ZstdChunked {
                 data_end: packed.start.saturating_sub(SKIPPABLE_HEADER_BYTES),
                 blob_bytes: layer.size,
                 hidden: dialect.hidden,
+                landmarks: dialect.landmarks,
             };
             let (bound_by, limits) = (wanted.bound_by, wanted.limits.clone());
             aside(move || {

@@ -3,3 +3,4 @@
 mod contract;
 pub(crate) mod made;
 mod refused;
+mod zstd_frames;

@@ -130,3 +130,29 @@ fn no_index_is_used_where_the_configuration_says_so() {
     ls(&at);
     assert!(indexes(&node).iter().all(|index| index == "scan of gzip"), "{:?}", indexes(&node));
 }
+
+#[test]
+fn a_table_in_another_image_is_found_by_its_tag_and_counts_only_with_its_digest() {
+    let image = converted(&["--estargz", "--estargz-external-toc"]);
+    let (node, registry) = (Node::new(), image.registry());
+    let at = node.mount(&registry.image(), "mnt");
+    assert_eq!(cat(&at.join(SMALL.0)), SMALL.1);
+    assert!(indexes(&node).iter().all(|index| index.starts_with("eStargz")), "{:?}", indexes(&node));
+    let read = registry.count(image.layer_digest(0));
+    assert!(read.bytes < image.layer(0).len() / 4, "{read:?} of {}", image.layer(0).len());
+
+    // It is not there; it has the table of another layer.
+    let missing = Indexed { tables: None, ..image.clone() };
+    let mut swapped = image.clone();
+    let tables = swapped.tables.as_mut().unwrap()["layers"].as_array_mut().unwrap();
+    let annotations = tables.iter().map(|table| table["annotations"].clone()).collect::<Vec<_>>();
+    (tables[0]["annotations"], tables[1]["annotations"]) = (annotations[1].clone(), annotations[0].clone());
+    for (image, said) in [(missing, "-esgztoc"), (swapped, "not the one that the manifest names")] {
+        let (node, registry) = (Node::new(), image.registry());
+        let at = node.mount(&registry.image(), "mnt");
+        assert_eq!(cat(&at.join(SMALL.0)), SMALL.1);
+        assert_eq!(indexes(&node)[0], "scan of gzip");
+        let text = node.oncefs(&["status"]).well().out;
+        assert!(text.contains("declined") && text.contains(said), "{text}");
+    }
+}

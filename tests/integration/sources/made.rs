@@ -21,7 +21,12 @@ pub(crate) struct Indexed {
     pub(crate) blobs: BTreeMap<String, Vec<u8>>,
     /// A manifest beside the image's.
     pub(crate) index: Option<Value>,
+    /// The manifest of the image with the tables of contents, if they are not in the layers.
+    pub(crate) tables: Option<Value>,
 }
+
+/// What stands after that image's tag.
+pub(crate) const TABLES_ENDING: &str = "-esgztoc";
 
 /// A small file among large ones.
 pub(crate) const SMALL: (&str, &str) = ("srv/small", "a small file\n");
@@ -30,6 +35,15 @@ const CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
 
 /// Three layers: every kind of entry with attributes of every kind, programs of some size, and what hides the others.
 pub(crate) fn original() -> Image {
+    Image::of(&layers().map(|tar| Layer::gzip(&tar)))
+}
+
+/// The same, not packed.
+pub(crate) fn plain() -> Image {
+    Image::of(&layers().map(|tar| Layer::plain(&tar)))
+}
+
+fn layers() -> [Vec<u8>; 3] {
     let bottom = Kinds::new()
         .entry(tar::EntryType::Directory, "dev", 0o755, b"", None)
         .entry(tar::EntryType::Char, "dev/null", 0o666, b"", Some((1, 3)))
@@ -62,7 +76,7 @@ pub(crate) fn original() -> Image {
         .entry(tar::EntryType::Regular, ".wh.gone", 0o644, b"", None)
         .entry(tar::EntryType::Regular, "old/.wh..wh..opq", 0o644, b"", None)
         .entry(tar::EntryType::Regular, "old/new", 0o600, b"new\n", None);
-    Image::of(&[Layer::gzip(&bottom.done()), Layer::gzip(&middle.done()), Layer::gzip(&top.done())])
+    [bottom.done(), middle.done(), top.done()]
 }
 
 /// A tar whose entries have owners and times of their own.
@@ -125,7 +139,13 @@ impl Indexed {
         let named = manifest["layers"].as_array().unwrap().iter().chain([&manifest["config"]]);
         let digests = named.map(|descriptor| &descriptor["digest"]);
         let blobs = digests.map(|digest| (digest.as_str().unwrap().to_owned(), blob(digest))).collect();
-        Self { manifest, blobs, index: None }
+        Self { manifest, blobs, index: None, tables: None }
+    }
+
+    /// An image as it is, without an index.
+    pub(crate) fn plain(image: &Image) -> Self {
+        let blobs = image.blobs().into_iter().map(|(digest, bytes)| (digest.to_string(), bytes)).collect();
+        Self { manifest: serde_json::from_slice(&image.manifest).unwrap(), blobs, index: None, tables: None }
     }
 
     /// A registry that has it with the tag `1` under every name.
@@ -142,6 +162,9 @@ impl Indexed {
         if let Some(index) = &self.index {
             let index = index.to_string().into_bytes();
             registry.put(&Digest::of(&index).to_string(), MANIFEST, &index);
+        }
+        if let Some(tables) = &self.tables {
+            registry.put(&format!("{tag}{TABLES_ENDING}"), MANIFEST, tables.to_string().as_bytes());
         }
         for (digest, bytes) in &self.blobs {
             registry.put(digest, "application/octet-stream", bytes);
@@ -183,7 +206,7 @@ mod parking {
 
     impl Made {
         pub(super) fn get(&self, options: &'static [&'static str]) -> Indexed {
-            self.0.lock().entry(options).or_insert_with(|| convert(options)).clone()
+            self.0.lock().entry(options).or_insert_with(|| convert(&original(), options)).clone()
         }
     }
 }
@@ -208,13 +231,20 @@ fn repack() -> Indexed {
     Indexed::of(serde_json::from_slice(&blob(&index["manifests"][0]["digest"])).unwrap(), |digest| blob(digest))
 }
 
-fn convert(options: &[&str]) -> Indexed {
+/// The image as ctr-remote converts it with these options.
+pub(crate) fn convert(image: &Image, options: &[&str]) -> Indexed {
     let workshop = Workshop::open();
     let (from, to) = ("oncefs.test/image:original", "oncefs.test/image:converted");
-    workshop.import(&original(), from);
+    workshop.import(image, from);
     let ctr_remote = tool("ctr-remote");
     run(workshop.command(&ctr_remote).args(["images", "convert", "--oci"]).args(options).args([from, to])).well();
-    workshop.export(to)
+    let mut converted = workshop.export(to);
+    if options.contains(&"--estargz-external-toc") {
+        let tables = workshop.export(&format!("{to}{TABLES_ENDING}"));
+        converted.blobs.extend(tables.blobs);
+        converted.tables = Some(tables.manifest);
+    }
+    converted
 }
 
 /// The image with what soci makes of it with these options, bound by the manifest as version 2 of the format has it. The ztocs
@@ -291,9 +321,14 @@ impl Workshop {
     }
 
     fn import(&self, image: &Image, name: &str) {
-        let source = image.write_layout(&self.dir.path().join("layout"));
-        let archive = format!("oci-archive:{}/archive.tar:{name}", self.dir.path().display());
-        run(Command::new("skopeo").args(["copy", "--quiet", &source, &archive])).well();
+        // As it is: skopeo would pack what is not packed.
+        let layout = self.dir.path().join("layout");
+        image.write_layout(&layout);
+        let mut index: Value = serde_json::from_slice(&fs::read(layout.join("index.json")).unwrap()).unwrap();
+        index["manifests"][0]["annotations"] = serde_json::json!({"io.containerd.image.name": name});
+        fs::write(layout.join("index.json"), index.to_string()).unwrap();
+        run(Command::new("tar").arg("-C").arg(&layout).arg("-cf").arg(self.dir.path().join("archive.tar")).arg("."))
+            .well();
         run(self.ctr().args(["images", "import", "--no-unpack", "archive.tar"])).well();
     }
 

@@ -1,7 +1,11 @@
 //! Images with indexes that other programs made: what is shown of them, what is fetched, and what is not believed.
 
+mod contract;
 mod estargz;
+mod from_memory;
+mod hostile;
 mod made;
 mod shared;
 mod soci;
 mod zstd_chunked;
+mod ztocs;

@@ -68,7 +68,7 @@ fn ends_that_are_no_footer_are_told_apart() {
         [&b"\x1f\x8b\x08\x04\0\0\0\0\0\xff\x15\0SG\x11\0"[..], b"STARGZEXTERNALTOC\x01\0\0\xff\xff", &[0; 8]];
     for (end, expected) in [
         (legacy.concat(), "CRFS"),
-        (external.concat(), "in another image"),
+        (external.concat(), "cannot be fetched"),
         (vec![0; 60], "no footer"),
         (vec![0; 50], "too short"),
         (footer(u64::MAX), "where none can be"),

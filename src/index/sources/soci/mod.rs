@@ -1,7 +1,8 @@
 //! SOCI (soci-snapshotter, docs/soci-index-manifest-v2.md): an index beside the image, which the image's manifest names. It
-//! is a manifest whose layers are ztocs, one for each of the image's layers that is worth it.
+//! is a manifest whose layers are ztocs, one for each of the image's layers that is worth it, and what else it says of them.
 
 mod flat;
+mod prefetch;
 mod ztoc;
 
 use futures::future::BoxFuture;
@@ -14,6 +15,8 @@ use crate::index::frames::IndexSource;
 
 #[doc(hidden)] // for fuzzing
 pub use ztoc::{Ztoc, read_ztoc};
+
+use prefetch::{is_prefetch, wanted_first};
 
 pub(super) struct Soci;
 
@@ -28,11 +31,14 @@ const ZTOC_BYTES_MAX: u64 = 128 << 20;
 /// What of the index manifest matters.
 #[derive(Deserialize)]
 struct IndexText {
-    layers: Vec<ZtocText>,
+    layers: Vec<AboutLayer>,
 }
 
 #[derive(Deserialize)]
-struct ZtocText {
+#[serde(rename_all = "camelCase")]
+struct AboutLayer {
+    #[serde(default)]
+    media_type: String,
     digest: Digest,
     size: u64,
     #[serde(default)]
@@ -52,26 +58,34 @@ impl Source for Soci {
         Box::pin(async move {
             let layer = wanted.layer;
             let index = wanted.beside.manifest(wanted.bound_by).await?;
-            let Some((digest, size)) = ztoc_of(&index, layer.digest)? else { return Ok(None) };
+            let index: IndexText = serde_json::from_slice(&index)?;
+            // Small layers are left out, and those that are no gzip.
+            let ztoc = index.of_layer(layer.digest, |media_type| !is_prefetch(media_type)).next();
+            let Some((digest, size)) = ztoc else { return Ok(None) };
             if size > ZTOC_BYTES_MAX {
                 return Err(Fault::TooLarge(ZTOC_BYTES_MAX));
             }
             let bytes = check(wanted.beside.blob(digest, size).await?, &digest)?;
             let (blob_bytes, limits) = (layer.size, wanted.limits.clone());
-            let ztoc = aside(move || read_ztoc(bytes.get(), blob_bytes, &limits)).await?;
+            let mut ztoc = aside(move || read_ztoc(bytes.get(), blob_bytes, &limits)).await?;
             if ztoc.assumes_short_header {
                 check_header(wanted).await?;
             }
+            ztoc.contents.wanted_first = wanted_first(wanted, &index, &ztoc.frames_before).await;
             Ok(Some(ztoc.contents))
         })
     }
 }
 
-/// The layer's ztoc, if the index has one: small layers are left out, and those that are no gzip.
-fn ztoc_of(index: &[u8], layer: LayerDigest) -> Result<Option<(Digest, u64)>, Fault> {
-    let index: IndexText = serde_json::from_slice(index)?;
-    let of_layer = |ztoc: &&ZtocText| ztoc.annotations.get(LAYER_DIGEST).is_some_and(|name| *name == layer.to_string());
-    Ok(index.layers.iter().find(of_layer).map(|ztoc| (ztoc.digest, ztoc.size)))
+impl IndexText {
+    /// Digest and size of what the index has of this kind about the layer.
+    fn of_layer(&self, layer: LayerDigest, kind: fn(&str) -> bool) -> impl Iterator<Item = (Digest, u64)> {
+        let layer = layer.to_string();
+        let is_meant = move |about: &&AboutLayer| {
+            kind(&about.media_type) && about.annotations.get(LAYER_DIGEST).is_some_and(|name| *name == layer)
+        };
+        self.layers.iter().filter(is_meant).map(|about| (about.digest, about.size))
+    }
 }
 
 /// That the blob begins with a gzip header that has no field more than all have.

@@ -41,6 +41,15 @@ pub struct Ztoc {
     pub contents: Contents,
     /// It is where a gzip header of 10 bytes ends.
     pub assumes_short_header: bool,
+    /// How many frames lie before each span, and before the end of all: a span of which the tar has nothing is no frame.
+    pub frames_before: Vec<u32>,
+}
+
+/// What a ztoc says of the spans.
+struct Spans {
+    frames: Vec<Frame>,
+    assumes_short_header: bool,
+    frames_before: Vec<u32>,
 }
 
 impl From<Outside> for Fault {
@@ -63,7 +72,7 @@ pub fn read_ztoc(bytes: &[u8], blob_bytes: u64, limits: &Limits) -> Result<Ztoc,
         return Err(Fault::Ratio(limits.ratio_max));
     }
     let compression = ztoc.table(5)?.ok_or(Fault::Format("its ztoc has no spans"))?;
-    let (frames, assumes_short_header) = frames(&compression, blob_bytes, data_bytes)?;
+    let Spans { frames, assumes_short_header, frames_before } = spans(&compression, blob_bytes, data_bytes)?;
     let mut draft = Draft::new(limits.draft());
     let mut end = 0;
     if let Some(toc) = ztoc.table(4)? {
@@ -77,8 +86,8 @@ pub fn read_ztoc(bytes: &[u8], blob_bytes: u64, limits: &Limits) -> Result<Ztoc,
             })?;
         }
     }
-    let contents = Contents { tree: draft.finish().map_err(Fault::Draft)?, frames, data_bytes };
-    Ok(Ztoc { contents, assumes_short_header })
+    let contents = Contents { tree: draft.finish().map_err(Fault::Draft)?, frames, data_bytes, wanted_first: None };
+    Ok(Ztoc { contents, assumes_short_header, frames_before })
 }
 
 // === entries ===
@@ -156,7 +165,7 @@ fn unsigned(number: i64) -> Result<u64, Fault> {
 
 // === spans ===
 
-fn frames(compression: &Table<'_>, blob_bytes: u64, data_bytes: u64) -> Result<(Vec<Frame>, bool), Fault> {
+fn spans(compression: &Table<'_>, blob_bytes: u64, data_bytes: u64) -> Result<Spans, Fault> {
     let (digests, zinfo) = (compression.list(2)?, compression.bytes(3)?);
     let last = compression.u32(1)? as usize;
     if digests.len() != last.checked_add(1).unwrap_or_default() {
@@ -172,7 +181,7 @@ fn frames(compression: &Table<'_>, blob_bytes: u64, data_bytes: u64) -> Result<(
     }
     let ends: Vec<(u64, u64)> = checkpoints.iter().skip(1).map(|next| (next.end(), next.data)).collect();
     let ends = ends.into_iter().chain([(blob_bytes, data_bytes)]);
-    let mut frames = Vec::with_capacity(checkpoints.len());
+    let (mut frames, mut frames_before) = (Vec::with_capacity(checkpoints.len()), vec![0]);
     for ((checkpoint, (source_end, data_end)), digest) in checkpoints.into_iter().zip(ends).zip(digests.strings()) {
         let Checkpoint { source, data, start } = checkpoint;
         let (source, data): (Range<u64>, Range<u64>) = (source..source_end, data..data_end);
@@ -185,10 +194,11 @@ fn frames(compression: &Table<'_>, blob_bytes: u64, data_bytes: u64) -> Result<(
         if !data.is_empty() {
             frames.push(Frame { source, data, start, digest: FrameDigest::Source(*digest.as_bytes()) });
         }
+        frames_before.push(u32::try_from(frames.len()).map_err(|_| Fault::TooLarge(SPANS_MAX))?);
     }
     match frames.first() {
         Some(first) if first.data.start > 0 => Err(Fault::Format("its ztoc's first span is not the tar's begin")),
-        _ => Ok((frames, assumes_short_header)),
+        _ => Ok(Spans { frames, assumes_short_header, frames_before }),
     }
 }
 

@@ -1,5 +1,7 @@
 //! Tables of contents that are right, and ones that are wrong at one place.
 
+#![allow(clippy::single_range_in_vec_init)] // lists of ranges, some of them with one
+
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -9,8 +11,16 @@ use crate::index::tree::write::{Content, Source};
 const DATA_END: u64 = 10_000;
 
 fn shape() -> Shape {
-    Shape { packing: Packing::Gzip, data_end: DATA_END, blob_bytes: 11_000, hidden: &[".landmark"] }
+    Shape {
+        packing: Packing::Gzip,
+        data_end: DATA_END,
+        blob_bytes: 11_000,
+        hidden: &[".landmark", ".none"],
+        landmarks: Some(LANDMARKS),
+    }
 }
+
+const LANDMARKS: Landmarks = Landmarks { wanted_before: ".landmark", nothing_wanted: ".none" };
 
 fn digest(of: &str) -> String {
     Digest::of(of.as_bytes()).to_string()
@@ -53,7 +63,7 @@ fn extents(tree: &Source) -> Vec<(u64, usize)> {
 
 #[test]
 fn a_table_becomes_a_tree_and_frames_that_end_where_the_next_begins() {
-    let Contents { tree, frames, data_bytes } = read_value(&sound()).unwrap();
+    let Contents { tree, frames, data_bytes, .. } = read_value(&sound()).unwrap();
     let found: Vec<_> = frames.iter().map(|frame| (frame.source.clone(), frame.data.clone(), &frame.start)).collect();
     let inside = Start::Inside { skip: 30 };
     assert_eq!(
@@ -72,6 +82,25 @@ fn a_table_becomes_a_tree_and_frames_that_end_where_the_next_begins() {
     assert_eq!((directory.gid, directory.mode, directory.mtime.seconds), (8, 0o755, 1_709_210_096));
     let small = tree.inodes.iter().find(|inode| inode.mode == 0o4755).unwrap();
     assert_eq!(small.xattrs, [(b"user.a".to_vec(), vec![0, 1])]);
+}
+
+#[test]
+fn what_begins_before_the_landmark_is_wanted_first() {
+    let wanted = |name: &str, offset: u64| {
+        let mut table = sound();
+        table["entries"][0]["name"] = name.into();
+        table["entries"][0]["offset"] = offset.into();
+        read_value(&table).unwrap().wanted_first
+    };
+    assert_eq!(wanted(".landmark", 1500), Some(vec![0..2]));
+    assert_eq!(wanted(".landmark", 50), Some(vec![]));
+    assert_eq!(wanted(".none", 1500), Some(vec![]));
+    assert_eq!(wanted("a-file", 1500), None);
+    // Data may lie in the blob in another order than in the table.
+    let mut table = sound();
+    table["entries"][0]["offset"] = 1600.into();
+    table["entries"][2]["offset"] = 8000.into();
+    assert_eq!(read_value(&table).unwrap().wanted_first, Some(vec![1..3]));
 }
 
 #[test]
