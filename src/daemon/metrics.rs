@@ -142,6 +142,9 @@ impl Looked {
         gauge(encoder, "cache_max", "Bound of the content on disk; 0 is without one", bytes, usage.max_bytes)?;
         counter(encoder, "cache_evicted_frames", "Frames that went to make room", usage.evicted.frames)?;
         counter(encoder, "cache_unkept_frames", "Frames served without being kept: no room", usage.unkept_frames)?;
+        let deduplicated = self.node.images().store().deduplicated_bytes();
+        let help = "Bytes that another layer here had already: taken from there and not fetched";
+        counter(encoder, "cache_deduplicated_bytes", help, deduplicated)?;
         gauge(encoder, "cache_pinned", "Pinned images", None, self.node.images().pinned().len() as u64)
     }
 }

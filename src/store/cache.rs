@@ -207,6 +207,11 @@ impl Cache {
         let _the_first_is_the_only_one = self.store.set(Arc::downgrade(store));
     }
 
+    /// The store that this is part of, unless it is being closed.
+    pub(super) fn store(&self) -> Option<Store> {
+        Some(Store { inner: self.store.get()?.upgrade()? })
+    }
+
     /// When the layer was last read before the store was opened, in milliseconds since 1970; 0 if nobody knows.
     pub(super) fn last_access(&self, layer: &LayerDigest) -> u64 {
         self.accesses.get(layer).copied().unwrap_or(0)
@@ -244,11 +249,11 @@ impl Cache {
         if is_too_early || self.is_within(config.high_bytes()) {
             return; // somebody else has tried a moment ago
         }
-        let Some(inner) = self.store.get().and_then(Weak::upgrade) else { return };
+        let Some(store) = self.store() else { return };
         let taken = self.taken.load(Ordering::SeqCst);
         let just_read = recency::now().saturating_sub(JUST_READ.as_millis() as u64);
         let target = config.low_bytes().saturating_sub(taken);
-        if let Err(error) = self.evict(&Store { inner }, target, just_read) {
+        if let Err(error) = self.evict(&store, target, just_read) {
             tracing::warn!(%error, "the cache is over its bound, and some of it could not be let go of");
         }
         *not_before = (!self.is_within(config.low_bytes())).then(|| Instant::now() + TRY_AGAIN);

@@ -131,6 +131,7 @@ impl Layer {
     /// Returns when every frame of `frames` was resident; one that is dropped again right away is the reader's to ask
     /// for again. Must be called inside a runtime. Dropping it gives up what nobody else waits for.
     pub async fn fill(self: &Arc<Self>, frames: Range<u32>) -> Result<(), FillFailed> {
+        self.take_from_twins(frames.clone()).await;
         let requests = self.plan(frames).map_err(|error| Failed::Work(Arc::new(error)))?;
         let filling = stream::iter(requests).map(|frames| self.fill_together(frames));
         filling.buffer_unordered(REQUESTS_OF_A_CALL).try_collect().await
@@ -293,7 +294,7 @@ impl Layer {
     }
 
     /// Sees to it that residency is written down in a while.
-    fn sync_soon(self: &Arc<Self>) {
+    pub(super) fn sync_soon(self: &Arc<Self>) {
         if self.sync_awaited.swap(true, Ordering::AcqRel) {
             return;
         }
@@ -345,7 +346,7 @@ impl Layer {
 }
 
 /// Runs what blocks where it may. A panic goes on to the flight, which makes it everybody's error.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, FillError> + Send + 'static,
 ) -> Result<T, FillError> {
     match tokio::task::spawn_blocking(work).await {

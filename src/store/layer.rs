@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::blob::{Blob, Origin};
-use crate::digest::{Checked, DiffId, FrameHashing, LayerDigest};
+use crate::digest::{Checked, DiffId, FrameDigest, FrameHashing, LayerDigest};
 use crate::index::frames::{FrameId, Frames, FramesError};
 use crate::index::tree::read::Tree;
 use crate::store::cache::Evicted;
@@ -60,6 +60,9 @@ pub enum ReadError {
     #[error("cannot read the data file of layer {layer}")]
     Io { layer: LayerDigest, source: io::Error },
 }
+
+/// How much of a frame is in memory while it is compared with its digest.
+const CHECK_BYTES: usize = 256 << 10;
 
 impl Measure {
     pub fn of(layer: &Layer) -> Self {
@@ -197,21 +200,24 @@ impl Layer {
         if digest.is_of_source() {
             return Ok(()); // which is not kept
         }
-        let hash = || {
-            let (mut hashing, mut at) = (FrameHashing::new(io::sink(), &digest), range.start);
-            while at < range.end {
-                let len = usize::try_from(range.end - at).map_or(buffer.len(), |left| left.min(buffer.len()));
-                let piece = buffer.get_mut(..len).unwrap_or_default();
-                let read = self.data.read_exact_at(piece, at).and_then(|()| hashing.write_all(piece));
-                read.map_err(|error| error.to_string())?;
-                at += len as u64;
-            }
-            hashing.finish().map(drop).map_err(|mismatch| mismatch.to_string())
-        };
+        let hash = || self.check_data(&range, &digest, buffer).map(drop).map_err(|error| error.to_string());
         match self.resident.read(|| frame..frame + 1, hash) {
             Err(Unread::Failed(cause)) => Err(cause),
             Ok(()) | Err(Unread::NotResident(_)) => Ok(()),
         }
+    }
+
+    /// What is in the data file, if it has the digest.
+    fn check_data(&self, range: &Range<u64>, digest: &FrameDigest, buffer: &mut [u8]) -> io::Result<Checked<io::Sink>> {
+        let (mut hashing, mut at) = (FrameHashing::new(io::sink(), digest), range.start);
+        while at < range.end {
+            let len = usize::try_from(range.end - at).map_or(buffer.len(), |left| left.min(buffer.len()));
+            let piece = buffer.get_mut(..len).unwrap_or_default();
+            self.data.read_exact_at(piece, at)?;
+            hashing.write_all(piece)?;
+            at += len as u64;
+        }
+        hashing.finish().map_err(|mismatch| io::Error::new(io::ErrorKind::InvalidData, mismatch))
     }
 
     /// Gives the disk space of these frames back; who reads them again fetches them. They are forgotten on disk
@@ -280,8 +286,8 @@ impl Layer {
         self.resident.has(frame)
     }
 
-    /// Puts a frame from memory into the data file and makes it resident. This and [`Layer::keep_file`] are the only
-    /// doors, and open to checked bytes alone.
+    /// Puts a frame from memory into the data file and makes it resident. This, [`Layer::keep_file`] and [`Layer::keep_shared`]
+    /// are the only doors, and open to checked bytes alone.
     pub(super) fn keep_bytes(&self, frame: u32, at: u64, bytes: &Checked<Vec<u8>>) -> io::Result<()> {
         self.keep(frame, || self.data.write_all_at(bytes.get(), at))
     }
@@ -292,12 +298,29 @@ impl Layer {
         self.keep(frame, || file::copy(from, &self.data, range.start, range.end - range.start))
     }
 
-    fn keep(&self, frame: u32, write: impl Fn() -> io::Result<()>) -> io::Result<()> {
+    /// Puts the frame that lies at `from_at` in another layer's data file into this one's, and makes it resident if it has its
+    /// digest there.
+    pub(super) fn keep_shared(&self, frame: u32, from: &File, from_at: u64) -> io::Result<()> {
+        let (range, digest) = self
+            .frames
+            .data_range(FrameId(frame))
+            .and_then(|range| Ok((range, self.frames.digest(FrameId(frame))?)))
+            .map_err(io::Error::other)?;
+        let mut buffer =
+            vec![0; usize::try_from(range.end - range.start).map_or(CHECK_BYTES, |len| len.min(CHECK_BYTES))];
+        self.keep(frame, || {
+            file::share(from, from_at, &self.data, range.start, range.end - range.start)?;
+            self.check_data(&range, &digest, &mut buffer).map(drop)
+        })
+    }
+
+    fn keep(&self, frame: u32, mut write: impl FnMut() -> io::Result<()>) -> io::Result<()> {
         // Goes round only if frames were dropped while it wrote.
         loop {
             let era = self.resident.era_for_writing();
             write()?;
             if self.resident.mark(frame, era) {
+                self.shared.twins.note(self, frame);
                 return Ok(());
             }
         }

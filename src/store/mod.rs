@@ -19,6 +19,7 @@ mod recover;
 mod resident;
 mod slots;
 mod source;
+mod twins;
 mod unkept;
 
 use std::collections::BTreeMap;
@@ -36,6 +37,7 @@ use crate::store::cache::Cache;
 use crate::store::db::Db;
 use crate::store::layout::Layout;
 use crate::store::records::LayerRecord;
+use crate::store::twins::Twins;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex};
 use crate::sys::file;
@@ -92,6 +94,7 @@ pub(crate) struct Shared {
     /// Frames decoded at once: as many as there are cores; each holds up to 8 MiB.
     decodes: Arc<Semaphore>,
     cache: Cache,
+    twins: Twins,
     /// Locked as long as this lives.
     lock: File,
 }
@@ -123,6 +126,7 @@ impl Store {
             fetches: Arc::new(Semaphore::new(config.fetches_at_once.clamp(1, 1024))),
             decodes: Arc::new(Semaphore::new(cores)),
             cache: Cache::new(accesses),
+            twins: Twins::default(),
             lock,
         };
         let entries = records.into_iter().map(|(digest, record)| (digest, Arc::new(Entry::new(digest, record))));
@@ -260,6 +264,11 @@ impl Store {
     /// Where the directories of snapshots are, each named by its number.
     pub fn snapshots_path(&self) -> std::path::PathBuf {
         self.inner.shared.layout.snapshots()
+    }
+
+    /// Bytes of frames that were taken from other layers and not fetched, since the store was opened.
+    pub fn deduplicated_bytes(&self) -> u64 {
+        self.inner.shared.twins.taken_bytes()
     }
 
     /// Space of the disk under the root.

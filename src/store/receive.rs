@@ -79,6 +79,7 @@ impl Receiving {
         let layer = self.enter_durably(&origin, is_verified)?;
         if is_verified {
             store.inner.shared.cache.layer_came(layer.data_bytes());
+            store.inner.shared.twins.note_all(&layer);
         }
         Ok(layer)
     }

@@ -97,14 +97,37 @@ pub fn unnamed(directory: &Path) -> io::Result<File> {
 
 /// Copies the first `len` bytes of `from` to `to` at `at`.
 pub fn copy(from: &File, to: &File, at: u64, len: u64) -> io::Result<()> {
+    copy_from(from, 0, to, at, len)
+}
+
+fn copy_from(from: &File, from_at: u64, to: &File, at: u64, len: u64) -> io::Result<()> {
     let mut buffer = vec![0; COPY_BYTES];
     let mut done = 0;
     while done < len {
         let piece = usize::try_from(len - done).map_or(COPY_BYTES, |left| left.min(COPY_BYTES));
         let piece = buffer.get_mut(..piece).unwrap_or_default();
-        from.read_exact_at(piece, done)?;
+        from.read_exact_at(piece, from_at + done)?;
         to.write_all_at(piece, at + done)?;
         done += piece.len() as u64;
+    }
+    Ok(())
+}
+
+/// Puts `len` bytes of `from` into `to`. Whole blocks that lie alike in both are shared by the two files where the file system can
+/// do that (copy_file_range(2) tries it first); the kernel copies the rest, or we do.
+pub fn share(from: &File, from_at: u64, to: &File, to_at: u64, len: u64) -> io::Result<()> {
+    let mut done = 0;
+    while done < len {
+        let (mut source, mut target) = (from_at + done, to_at + done);
+        let left = usize::try_from(len - done).unwrap_or(usize::MAX);
+        match rustix::fs::copy_file_range(from, Some(&mut source), to, Some(&mut target), left) {
+            Ok(copied) if copied > 0 => done += copied as u64,
+            Err(Errno::INTR) => {}
+            Ok(_) | Err(Errno::XDEV | Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => {
+                return copy_from(from, from_at + done, to, to_at + done, len - done);
+            }
+            Err(error) => return Err(error.into()),
+        }
     }
     Ok(())
 }
@@ -175,6 +198,20 @@ mod tests {
         copy(&file_of(&bytes), &to, 1000, bytes.len() as u64).unwrap();
         assert_eq!(content(&to)[1000..], bytes);
         assert_eq!(copy(&file_of(b"short"), &to, 0, 9).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn a_share_is_what_a_copy_would_be_and_ends_with_its_source() {
+        let bytes: Vec<u8> = (0..100_000u32).map(|i| (i % 251) as u8).collect();
+        let to = tempfile::tempfile().unwrap();
+        for (from_at, to_at, len) in
+            [(0, 0, 100_000), (4096, 8192, 70_000), (17, 5, 9), (99_999, 300_000, 1), (5, 5, 0)]
+        {
+            share(&file_of(&bytes), from_at, &to, to_at, len).unwrap();
+            let expected = &bytes[from_at as usize..(from_at + len) as usize];
+            assert_eq!(content(&to)[to_at as usize..(to_at + len) as usize], *expected);
+        }
+        assert_eq!(share(&file_of(b"short"), 0, &to, 0, 9).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 
     #[test]

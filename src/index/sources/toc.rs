@@ -49,8 +49,11 @@ pub enum Packing {
     Zstd,
 }
 
-/// A file's data begins where a block of the trees does.
+/// A file's data begins where a block of the trees does; that of a large one where a block of the disk does, so that a file
+/// system that can share blocks may share those of the same file in another layer.
 const BLOCK_BYTES: u64 = 512;
+const DISK_BLOCK_BYTES: u64 = 4096;
+const LARGE_BYTES: u64 = 64 << 10;
 
 /// How much is unpacked in vain before a chunk that lies within a member: writers gather some 100 kB in one.
 const SKIP_MAX: u64 = 64 << 20;
@@ -268,7 +271,8 @@ impl Layout<'_> {
     }
 
     fn begin_file(&mut self, text: EntryText, attributes: Attributes) -> Result<(), Wrong> {
-        let (at, max) = (self.data_end.next_multiple_of(BLOCK_BYTES), self.limits.data_bytes_max);
+        let alignment = if text.size < LARGE_BYTES { BLOCK_BYTES } else { DISK_BLOCK_BYTES };
+        let (at, max) = (self.data_end.next_multiple_of(alignment), self.limits.data_bytes_max);
         if at.checked_add(text.size).is_none_or(|end| end > max) {
             return Err(Wrong::Layer(Fault::LayerTooLarge(max)));
         }

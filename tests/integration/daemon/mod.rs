@@ -4,7 +4,7 @@
 mod activation;
 mod ending;
 mod reloading;
-mod stage;
+pub(crate) mod stage;
 mod starting;
 mod units;
 mod watching;

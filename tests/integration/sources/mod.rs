@@ -7,5 +7,6 @@ mod hostile;
 mod made;
 mod shared;
 mod soci;
+mod twins;
 mod zstd_chunked;
 mod ztocs;
