@@ -37,7 +37,8 @@ pub(super) fn of_view(error: &ViewError) -> Errno {
 pub(super) fn of_read(wanted: &Wanted, failed: &ReadFailed) -> Errno {
     let (layer, error) = (wanted.layer.digest(), with_causes(failed));
     if is_news(&format!("{layer} {error}"), Instant::now()) {
-        tracing::error!(%layer, at = wanted.at, error, "a read failed");
+        let from = wanted.layer.origin().map(|origin| origin.0);
+        tracing::error!(%layer, from, at = wanted.at, error, "a read failed");
     }
     Errno::EIO
 }

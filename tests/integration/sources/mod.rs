@@ -7,6 +7,7 @@ mod hostile;
 mod made;
 mod shared;
 mod soci;
+mod tampered;
 mod twins;
 mod zstd_chunked;
 mod ztocs;
