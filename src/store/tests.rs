@@ -713,6 +713,12 @@ fn joined(of: &[(&Sample, u64)]) -> Sample {
     Sample { digest: LayerDigest(Digest::of(&bytes)), bytes, frame_bytes: FRAME }
 }
 
+/// As who asks first does, who waits for it only for a moment.
+fn look_for_twins(layer: &Layer) {
+    assert!(!layer.shared.twins.begin_to_note());
+    layer.shared.look_for_twins();
+}
+
 #[tokio::test]
 async fn a_frame_that_another_layer_has_is_not_fetched() {
     let (one, other) = (Sample::new(1, 10 * FRAME, FRAME), Sample::new(2, 10 * FRAME, FRAME));
@@ -720,6 +726,7 @@ async fn a_frame_that_another_layer_has_is_not_fetched() {
     let (_dir, shelf, store) = fixture(&[&one, &mixed]);
     one.put(&store);
     let layer = mixed.put(&store);
+    look_for_twins(&layer);
     layer.drop_frames(0..5).unwrap();
     layer.fill(0..5).await.unwrap();
     mixed.is_whole(&layer);
@@ -745,6 +752,7 @@ async fn a_twin_that_is_damaged_or_gone_costs_a_request_and_nothing_else() {
     let joined = joined(&[(&one, 3), (&one, 4), (&one, 5), (&one, 6)]);
     let (dir, shelf, store) = fixture(&[&one, &joined]);
     let (its, layer) = (one.put(&store), joined.put(&store));
+    look_for_twins(&layer);
     layer.drop_frames(0..4).unwrap();
     layer.fill(0..1).await.unwrap();
     assert_eq!(shelf.requests(), []);
