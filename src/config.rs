@@ -93,6 +93,17 @@ impl Environment {
         self.0.get("JOURNAL_STREAM").map(String::as_str)
     }
 
+    /// Where the service manager that started this process hears of it.
+    pub fn notified(&self) -> Option<PathBuf> {
+        self.path("NOTIFY_SOCKET")
+    }
+
+    /// The same, if it keeps descriptors. systemd says so since version 254; for older ones the unit does.
+    pub fn keeps_descriptors(&self) -> Option<PathBuf> {
+        let room = self.0.get("FDSTORE").and_then(|room| room.parse::<u32>().ok());
+        self.notified().filter(|_| room.is_some_and(|room| room > 0))
+    }
+
     /// The configuration file that a variable names.
     pub fn named_file(&self) -> Option<PathBuf> {
         self.path(CONFIG_VARIABLE)

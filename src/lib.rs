@@ -18,6 +18,7 @@ pub mod flight;
 pub mod fuse;
 pub mod image;
 pub mod index;
+pub mod keeper;
 pub mod metrics;
 pub mod mount;
 pub mod registry;

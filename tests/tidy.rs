@@ -50,7 +50,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "view",
         ],
     ),
-    ("cli", &["config", "control", "daemon", "digest", "errors", "image", "registry", "store", "sys"]),
+    ("keeper", &["sys"]),
+    ("cli", &["config", "control", "daemon", "digest", "errors", "image", "keeper", "registry", "store", "sys"]),
 ];
 
 /// Where an outside crate lives, as path prefixes under `src/`. Nowhere else may it be named.

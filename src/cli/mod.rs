@@ -111,6 +111,7 @@ struct ImageArgs {
 struct Setting {
     config: Config,
     flags: Flags,
+    environment: Environment,
     log: daemon::Log,
 }
 
@@ -154,10 +155,15 @@ fn set_up(mut flags: Flags, is_server: bool) -> Result<Setting, Failure> {
     };
     let level = flags.log.as_deref().unwrap_or(level);
     let log = daemon::start_logging(level, config.log_format, environment.journal_stream());
-    Ok(Setting { config, flags, log })
+    Ok(Setting { config, flags, environment, log })
 }
 
 fn perform(command: Command, setting: &Setting) -> Result<ExitCode, Failure> {
+    if let Command::Serve(serve) = &command
+        && serve.is_keeper()
+    {
+        return serve.keep(setting);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new(FailureKind::Other, format!("cannot start: {error}")))?;
     let done = runtime.block_on(async {

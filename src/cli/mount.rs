@@ -87,7 +87,12 @@ impl FromStr for Who {
 
 impl Mount {
     pub(super) async fn run(self, setting: &Setting) -> Result<ExitCode, Failure> {
-        let at = self.at.canonicalize().map_err(|error| unusable(&self.at, &error))?;
+        let at = self.at.canonicalize();
+        if !self.foreground && at.as_ref().is_err_and(is_dead) {
+            // A server that starts clears what one has left that died.
+            setting.call(&Call::Status, &mut Shown::new()).await?;
+        }
+        let at = at.or_else(|_| self.at.canonicalize()).map_err(|error| unusable(&self.at, &error))?;
         let opened = open(&at).map_err(|error| unusable(&self.at, &error))?;
         let Restricted { nodev, nosuid, noexec } = self.restricted;
         let call = MountCall {
@@ -116,6 +121,11 @@ fn open(at: &Path) -> io::Result<File> {
     File::options().read(true).custom_flags(flags.bits().cast_signed()).open(at)
 }
 
+/// Whether the server of what is mounted there has died.
+fn is_dead(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotConnected | io::ErrorKind::ConnectionAborted)
+}
+
 fn unusable(at: &Path, error: &io::Error) -> Failure {
     if error.kind() == io::ErrorKind::NotADirectory {
         let message = format!("{} is no directory; make one elsewhere, and mount there: mkdir -p DIR", at.display());
@@ -123,7 +133,7 @@ fn unusable(at: &Path, error: &io::Error) -> Failure {
     }
     let remedy = match error.kind() {
         io::ErrorKind::NotFound => format!("; make it first: mkdir -p {}", at.display()),
-        io::ErrorKind::NotConnected | io::ErrorKind::ConnectionAborted => {
+        _ if is_dead(error) => {
             format!("; that is the mount of a server that has died: oncefs umount {}", at.display())
         }
         _ => String::new(),

@@ -2,8 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::mpsc;
-use std::time::Duration;
 
 use clap::Args;
 
@@ -12,9 +10,6 @@ use super::progress::Shown;
 use crate::control::{Call, Failure, FailureKind, UmountCall};
 use crate::daemon;
 use crate::sys::mount;
-
-/// A dead mount says so at once; on a busy machine, when it is our turn.
-const ANSWER: Duration = Duration::from_secs(5);
 
 const EXAMPLES: &str = "\
 Examples:
@@ -83,7 +78,7 @@ fn clear_all(run: &Path) -> Result<(), Failure> {
     let (table, ours) = (mount::table().map_err(unreadable)?, daemon::noted_devices(run).map_err(unreadable)?);
     let is_ours = |mounted: &&mount::Mounted| mounted.kind == daemon::MOUNT_KIND && ours.contains(&mounted.device);
     let mut failed = None;
-    for mounted in table.iter().rev().filter(is_ours).filter(|mounted| is_dead(&mounted.at)) {
+    for mounted in table.iter().rev().filter(is_ours).filter(|mounted| mount::is_dead(&mounted.at)) {
         let Err(error) = mount::detach_as_anybody(&mounted.at) else { continue };
         // A server that ends takes its own away.
         let is_still_there =
@@ -94,16 +89,4 @@ fn clear_all(run: &Path) -> Result<(), Failure> {
         }
     }
     failed.map_or(Ok(()), Err)
-}
-
-/// Whether the mount's server has died. One that lives may be slow to answer: it is not waited for. The kernel keeps
-/// attributes, but asks for the space each time.
-fn is_dead(at: &Path) -> bool {
-    let (answer, answered) = mpsc::channel();
-    let at = at.to_owned();
-    std::thread::spawn(move || {
-        let dead = rustix::fs::statvfs(&at).is_err_and(|error| error == rustix::io::Errno::NOTCONN);
-        let _nobody_waits_any_more = answer.send(dead);
-    });
-    answered.recv_timeout(ANSWER).unwrap_or(false)
 }

@@ -3,7 +3,8 @@
 //! Root has one FUSE mount, `<run>/fs`, with a directory for each view, and binds those to where they are wanted: images
 //! that share layers share inodes and so the page cache. Who may not bind-mount, or wants other owners shown,
 //! gets a FUSE mount of one view. `change` makes and takes away, `leaving` serves what is out of sight to its end,
-//! `claimed` shows the chains that containerd has claimed, which need no mount of their own.
+//! `claimed` shows the chains that containerd has claimed, which need no mount of their own. `remembered` is what the next server
+//! needs to go on with all of it, and `takeover` goes on.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -11,23 +12,29 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use super::keeping::Keeping;
 use super::node::{News, Node};
 use super::report;
 use crate::config::Config;
 use crate::control::{Event, Failure, FailureKind, MountCall, MountReport};
 use crate::digest::{ChainId, Digest};
-use crate::fuse::{self, Session, Shelf};
+use crate::fuse::{self, Shelf};
 use crate::image::{Asker, Held, Image, Images};
 use crate::sync::Mutex;
 use crate::sys::mount as kernel;
-use crate::view::ViewSlot;
+use crate::view::{LayerSlot, ViewSlot};
 
 mod change;
 mod claimed;
+mod connection;
 mod lazily;
 mod leaving;
+mod remembered;
+mod takeover;
 
+use connection::{Connection, Starting};
 use leaving::Leaving;
+use remembered::{Memory, Remembered};
 
 /// What stands in the kernel's table where systemd or automount(8) mounts on demand.
 const AUTOMOUNT: &str = "autofs";
@@ -44,6 +51,8 @@ pub struct Mounts {
 struct Shared {
     node: Node,
     config: Config,
+    keeping: Keeping,
+    memory: Memory,
     shelf: Shelf,
     state: Mutex<State>,
     /// Held while the kernel's table is changed: by system calls only, never over the network.
@@ -61,8 +70,12 @@ struct State {
     spare_slots: Vec<ViewSlot>,
     /// The images that views are mounted for, by manifest, so that their layers stay.
     held: HashMap<ViewSlot, HashMap<Digest, Held>>,
-    /// The view that is being mounted just now.
+    /// The view that is being mounted just now, and what is noted of it before.
     mounting: Option<ViewSlot>,
+    starting: Starting,
+    next_connection: u64,
+    /// Layers of the views that somebody has looked into: the kernel knows their files.
+    loaded: HashMap<ViewSlot, Vec<LayerSlot>>,
     /// Chains that are shown for containerd.
     claimed: HashSet<ChainId>,
     everything: Option<Everything>,
@@ -80,14 +93,16 @@ struct Mounted {
     image: Arc<Image>,
     slot: ViewSlot,
     /// A mount of its own; `None` is a bind mount of a view under root's one mount.
-    own: Option<Session>,
+    own: Option<Connection>,
     /// To know it again in the kernel's table.
     device: Option<(u32, u32)>,
+    /// Who asked for it has been told.
+    is_answered: bool,
 }
 
 /// Root's one mount.
 struct Everything {
-    session: Session,
+    connection: Connection,
     /// Views whose bind mounts were in use when they left the sight. Only the mount as a whole shows when they are not.
     in_use: HashSet<ViewSlot>,
 }
@@ -95,8 +110,16 @@ struct Everything {
 // === impl Mounts ===
 
 impl Mounts {
+    /// Mounts that end with this process.
     pub fn new(node: Node, config: Config) -> Self {
+        Self::kept(node, config, Keeping::default())
+    }
+
+    /// Mounts that another server can go on with, if there is somebody who keeps them.
+    pub(super) fn kept(node: Node, config: Config, keeping: Keeping) -> Self {
         let shared = Shared {
+            memory: Memory::at(&config.run),
+            keeping,
             node,
             config,
             shelf: Shelf::default(),
@@ -141,6 +164,7 @@ impl Mounts {
         if call.wait {
             self.shared.node.with_news(&image, news, images.open_chain(image.chain(), shown.slot())).await?;
         }
+        // Before the answer: what was not answered the next server takes away.
         shown.keep();
         tracing::info!(image = image.reference, manifest = %image.manifest_digest, at = %at.display(), "mounted");
         Ok(at)
@@ -203,6 +227,15 @@ impl Mounts {
             self.retire_unused().await;
         }
         self.let_leave().await;
+        for leaving in &self.shared.state.lock().leaving {
+            self.shared.keeping.let_go_of_connection(leaving.record.number);
+        }
+        self.shared.memory.forget();
+    }
+
+    /// Writes down what is so now, for the next server.
+    fn note(&self, state: &State) {
+        self.shared.memory.write(Remembered::of(state, |slot| self.shared.shelf.has(slot)));
     }
 
     fn place(&self, call: &MountCall) -> Result<PathBuf, Failure> {

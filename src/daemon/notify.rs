@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
+use super::keeping::Keeping;
 use super::node::Node;
 use super::server::Lifetime;
 
-/// The line to the service manager. A server that a command started says nothing: the socket in its environment is meant
-/// for whoever ran the command.
+/// The line to the service manager, or to the keeper. A server that a command started, and no keeper, says nothing: the socket
+/// in its environment is meant for whoever ran the command.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Notify {
     is_on: bool,
@@ -25,8 +26,8 @@ fn on_one_line(text: &str) -> String {
 // === impl Notify ===
 
 impl Notify {
-    pub(super) fn of(lifetime: Lifetime) -> Self {
-        Self { is_on: lifetime == Lifetime::Service }
+    pub(super) fn of(lifetime: Lifetime, keeping: &Keeping) -> Self {
+        Self { is_on: lifetime == Lifetime::Service || keeping.is_on() }
     }
 
     pub(super) fn ready(self, status: &str) {

@@ -3,13 +3,16 @@
 //! First the sockets, so that who starts at the same time can connect; then the run directory, the store, the mount and
 //! the services behind the sockets. An orderly end goes the other way: nothing new, what is under way to its end, the mounts.
 
+use std::collections::BTreeMap;
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
 use super::interrupts::Interrupts;
+use super::keeping::{Inherited, Keeping};
 use super::logging::Log;
 use super::metrics::{Counted, Exposed};
 use super::mounts::Mounts;
@@ -18,7 +21,7 @@ use super::notify::Notify;
 use super::pulls::NodePulls;
 use super::reload::Reload;
 use super::services::{Cri, Services, open_snapshots};
-use super::sockets::Sockets;
+use super::sockets::{self, Sockets};
 use super::start::hold_run;
 use crate::config::{Config, Flags};
 use crate::control::{Call, Failure, FailureKind, Outcome};
@@ -42,6 +45,8 @@ pub struct Start {
     pub lifetime: Lifetime,
     /// What it was started for and must do before it is ready.
     pub first: Option<Call>,
+    /// Who keeps descriptors for the next server.
+    pub keeping: Keeping,
     pub log: Log,
 }
 
@@ -77,23 +82,27 @@ pub(super) struct Active(Arc<Server>);
 struct Held {
     sockets: Sockets,
     node: Node,
+    /// FUSE connections of the server before.
+    connections: BTreeMap<u64, OwnedFd>,
     run: File,
 }
 
 /// Serves until it is interrupted or, on demand, there is nothing left to do. `ready` is called when calls are taken.
-/// Afterwards nothing is mounted and the sockets are gone.
+/// Afterwards nothing is mounted and the sockets are gone; or, where another server is to follow, this process is.
 pub async fn serve(start: Start, ready: impl FnOnce(), interrupts: Interrupts) -> Result<(), Failure> {
-    let Start { config, flags, lifetime, first, log } = start;
-    let notify = Notify::of(lifetime);
+    let Start { config, flags, lifetime, first, keeping, log } = start;
+    let notify = Notify::of(lifetime, &keeping);
     notify.status("opening the store");
     let held = tokio::select! {
-        held = hold(&config, lifetime) => held?,
+        held = hold(&config, lifetime, &keeping) => held?,
         () = interrupts.reach(1) => return Err(interrupted()),
     };
-    let Held { sockets, node, run } = held;
+    let Held { sockets, node, connections, run } = held;
     // To the end of the process: until then its threads may have the store, and who waits for the one waits for both.
     Box::leak(Box::new(run));
-    let mounts = Mounts::new(node.clone(), config.clone());
+    let is_first = connections.is_empty();
+    let mounts = Mounts::kept(node.clone(), config.clone(), keeping.clone());
+    mounts.take_over(connections).await?;
     let snapshots = match sockets.snapshotter {
         Some(_) => {
             mounts.stay().await?;
@@ -101,10 +110,12 @@ pub async fn serve(start: Start, ready: impl FnOnce(), interrupts: Interrupts) -
         }
         None => None,
     };
+    mounts.taken_over().await;
     let count = snapshots.as_ref().map_or(0, Snapshots::count);
     let (counted, cri, exposed) = Exposed::new(&node, &mounts, snapshots.clone(), &config);
     let cri = Cri { config: config.cri.clone(), pulls: Arc::new(NodePulls::new(node.clone())), metrics: cri };
-    let (calls, cut) = (watch::Sender::default(), watch::Sender::default());
+    let calls = watch::Sender::new(Calls { ever: !is_first, ..Calls::default() });
+    let cut = watch::Sender::default();
     let server = Arc::new(Server { node: node.clone(), mounts: mounts.clone(), lifetime, counted, calls, cut });
     let services = Services::start(sockets, &server, &exposed, snapshots, cri)?;
     let (root, run, layers) = (config.root.clone(), config.run.clone(), node.images().store().layers().len());
@@ -125,17 +136,27 @@ pub async fn serve(start: Start, ready: impl FnOnce(), interrupts: Interrupts) -
         Err(failed) => Err(failed),
     };
     let grace = if lifetime == Lifetime::Service { reload.config().server.drain() } else { Duration::ZERO };
-    tracing::info!(calls = server.calls.borrow().active, "ending");
-    server.drain(services, grace, &interrupts, notify).await;
+    let is_followed = || lifetime == Lifetime::Service && !interrupts.are_for_good() && keeping.is_there();
+    let is_left = is_followed();
+    tracing::info!(calls = server.calls.borrow().active, is_left, "ending");
+    server.drain(services, grace, (&interrupts, is_left), notify).await;
+    if is_left && is_followed() {
+        node.sync().await?;
+        tracing::info!("leaving what is mounted to the next server");
+        // Nothing is taken apart: who waits for an answer gets it of the next server, and not an error of this one.
+        std::process::exit(0);
+    }
     mounts.close().await;
+    sockets::let_go(&keeping);
     node.sync().await?;
     ended
 }
 
-async fn hold(config: &Config, lifetime: Lifetime) -> Result<Held, Failure> {
-    let sockets = Sockets::open(config, lifetime).await?;
+async fn hold(config: &Config, lifetime: Lifetime, keeping: &Keeping) -> Result<Held, Failure> {
+    let Inherited { sockets, connections } = Inherited::take()?;
+    let sockets = Sockets::open(config, lifetime, sockets, keeping).await?;
     let run = hold_run(&config.run).await?;
-    Ok(Held { sockets, node: Node::open(config).await?, run })
+    Ok(Held { sockets, node: Node::open(config).await?, connections, run })
 }
 
 fn interrupted() -> Failure {
@@ -222,10 +243,16 @@ impl Server {
     }
 
     /// Takes nothing new, and gives what is under way its time. A second interrupt takes that away.
-    async fn drain(&self, mut services: Services, grace: Duration, interrupts: &Interrupts, notify: Notify) {
+    async fn drain(
+        &self,
+        mut services: Services,
+        grace: Duration,
+        (interrupts, is_followed): (&Interrupts, bool),
+        notify: Notify,
+    ) {
         self.calls.send_modify(|calls| calls.is_over = true);
         notify.stopping("ending: what is under way may come to its end");
-        services.close();
+        services.close(is_followed);
         if grace.is_zero() {
             return services.abort().await;
         }

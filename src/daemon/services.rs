@@ -108,8 +108,11 @@ impl Services {
         }
     }
 
-    /// Takes nothing new from now on.
-    pub(super) fn close(&mut self) {
+    /// Takes nothing new from now on. Where another server follows, who connects waits for that.
+    pub(super) fn close(&mut self, is_followed: bool) {
+        if is_followed {
+            std::mem::take(&mut self.made).into_iter().for_each(std::mem::forget);
+        }
         self.made.clear();
         self.closing.send_replace(true);
     }

@@ -18,11 +18,11 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use tokio::net::{TcpListener, UnixListener};
 
+use super::keeping::Keeping;
 use super::server::Lifetime;
 use super::start::{lock, prepare_run};
 use crate::config::Config;
 use crate::control::{self, Failure, FailureKind};
-use crate::sys::descriptor;
 
 /// All that one server listens at.
 pub(super) struct Sockets {
@@ -42,6 +42,13 @@ pub(super) struct Socket {
     made: Option<Made>,
 }
 
+/// A socket that this process was born with.
+struct Handed {
+    listener: StdListener,
+    /// A server before this one made it.
+    is_ours: bool,
+}
+
 /// A socket file of our own. Dropped, it is taken away, if it is still the one that was made.
 pub(super) struct Made {
     path: PathBuf,
@@ -54,6 +61,9 @@ pub(super) struct Made {
 const CONTROL: &str = "control";
 const SNAPSHOTTER: &str = "snapshotter";
 const CRI: &str = "cri";
+
+/// What they are called while they are kept for the next server: who connects meanwhile waits for that.
+const KEPT: &str = "kept-";
 
 /// Clients that may wait for their turn; the kernel takes no more than net.core.somaxconn.
 const BACKLOG: i32 = 4096;
@@ -68,7 +78,12 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 // === impl Sockets ===
 
 impl Sockets {
-    pub(super) async fn open(config: &Config, lifetime: Lifetime) -> Result<Self, Failure> {
+    pub(super) async fn open(
+        config: &Config,
+        lifetime: Lifetime,
+        inherited: Vec<(String, OwnedFd)>,
+        keeping: &Keeping,
+    ) -> Result<Self, Failure> {
         let run = &config.run;
         prepare_run(run).map_err(|error| Failure::new(FailureKind::Usage, error.to_string()))?;
         let is_service = lifetime == Lifetime::Service;
@@ -85,10 +100,17 @@ impl Sockets {
                 "only root's server answers containerd: leave out --address ([server] address), or start it as root";
             return Err(Failure::new(FailureKind::Usage, message));
         }
-        let mut handed = handed_over(&places)?;
+        let mut handed = handed_over(&places, inherited)?;
         let mut open = async |name: &str, path: &Path| match handed.remove(name) {
-            Some(listener) => Ok(Socket { listener, made: None }),
-            None => Socket::make(path, run).await,
+            Some(Handed { listener, is_ours: false }) => Ok(Socket { listener, made: None }),
+            Some(Handed { listener, .. }) if path.exists() => Socket::made_before(listener, path, run),
+            _ => {
+                let socket = Socket::make(path, run).await?;
+                if let Err(error) = keeping.keep(&format!("{KEPT}{name}"), &socket.listener) {
+                    tracing::warn!(name, %error, "the next server will make this socket anew");
+                }
+                Ok(socket)
+            }
         };
         let control = open(CONTROL, &control::socket(run)).await?;
         let snapshotter = if is_roots { Some(open(SNAPSHOTTER, &snapshotter).await?) } else { None };
@@ -109,21 +131,20 @@ impl Sockets {
 }
 
 /// What the service manager hands over. It is known by its name, or by its place: all sockets of one unit have the same name.
-fn handed_over(places: &[(&'static str, PathBuf); 3]) -> Result<HashMap<&'static str, StdListener>, Failure> {
+fn handed_over(
+    places: &[(&'static str, PathBuf); 3],
+    inherited: Vec<(String, OwnedFd)>,
+) -> Result<HashMap<&'static str, Handed>, Failure> {
     let failed = |cause: String| {
         Failure::new(FailureKind::Usage, format!("the sockets of the service manager cannot be used: {cause}"))
     };
     let mut handed = HashMap::new();
-    // First: names that are meant for another process need not fit to the number of ours, which is none.
-    if sd_notify::listen_fds().map_err(|error| failed(error.to_string()))?.len() == 0 {
-        return Ok(handed);
-    }
-    for (number, name) in sd_notify::listen_fds_with_names().map_err(|error| failed(error.to_string()))? {
-        let descriptor = descriptor::inherited(number).map_err(|error| failed(format!("{name}: {error}")))?;
+    for (name, descriptor) in inherited {
         let at = sockopt::socket_domain(&descriptor)
             .ok()
             .filter(|domain| *domain == AddressFamily::UNIX)
             .and_then(|_| place_of(&descriptor));
+        let is_ours = name.starts_with(KEPT);
         let is_it = |(known, place): &&(&str, PathBuf)| *known == name || at.as_ref() == Some(place);
         let Some((which, _)) = places.iter().find(is_it) else {
             tracing::warn!(
@@ -136,11 +157,20 @@ fn handed_over(places: &[(&'static str, PathBuf); 3]) -> Result<HashMap<&'static
         if !is_listening(&descriptor) {
             return Err(failed(format!("{which} is no unix socket of type stream that listens (ListenStream=)")));
         }
-        if handed.insert(*which, StdListener::from(descriptor)).is_some() {
+        let new = Handed { listener: StdListener::from(descriptor), is_ours };
+        // What is kept may be there twice: the socket of a server that died before it could say what it had.
+        if handed.insert(*which, new).is_some_and(|other| !other.is_ours && !is_ours) {
             return Err(failed(format!("there are two for {which}")));
         }
     }
     Ok(handed)
+}
+
+/// Nothing of this server's is kept any longer.
+pub(super) fn let_go(keeping: &Keeping) {
+    for name in [CONTROL, SNAPSHOTTER, CRI] {
+        keeping.let_go(&format!("{KEPT}{name}"));
+    }
 }
 
 /// Where a unix socket is bound.
@@ -187,6 +217,13 @@ impl Socket {
         }
     }
 
+    /// The one that a server before this one has made there.
+    fn made_before(listener: StdListener, path: &Path, run: &Path) -> Result<Self, Failure> {
+        let failed = |error| Failure::new(FailureKind::Usage, format!("cannot listen at {}: {error}", path.display()));
+        let made = Made::at(path, &run.join("sockets.lock")).map_err(failed)?;
+        Ok(Self { listener, made: Some(made) })
+    }
+
     /// The listener for the runtime, and what takes the file away when it is dropped.
     pub(super) fn split(self) -> Result<(UnixListener, Option<Made>), Failure> {
         let Self { listener, made } = self;
@@ -224,9 +261,7 @@ fn make_at(path: &Path, lock: &Path) -> io::Result<Socket> {
     }
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
-    let metadata = path.symlink_metadata()?;
-    let (device, inode) = (metadata.dev(), metadata.ino());
-    let made = Made { path: path.to_owned(), lock: lock.to_owned(), device, inode };
+    let made = Made::at(path, lock)?;
     // Before it listens: nobody else may have connected by then.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     rustix::net::listen(&socket, BACKLOG)?;
@@ -234,6 +269,14 @@ fn make_at(path: &Path, lock: &Path) -> io::Result<Socket> {
 }
 
 // === impl Made ===
+
+impl Made {
+    fn at(path: &Path, lock: &Path) -> io::Result<Self> {
+        let metadata = path.symlink_metadata()?;
+        let (device, inode) = (metadata.dev(), metadata.ino());
+        Ok(Self { path: path.to_owned(), lock: lock.to_owned(), device, inode })
+    }
+}
 
 impl Drop for Made {
     fn drop(&mut self) {

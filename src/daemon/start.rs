@@ -43,7 +43,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 // === finding ===
 
 /// Makes the run directory, for this user alone, or takes one that is.
-pub(super) fn prepare_run(run: &Path) -> Result<(), StartError> {
+pub fn prepare_run(run: &Path) -> Result<(), StartError> {
     let failed = |cause: String| StartError::Run { run: run.to_owned(), cause };
     DirBuilder::new().recursive(true).mode(0o700).create(run).map_err(|error| failed(error.to_string()))?;
     let metadata = run.symlink_metadata().map_err(|error| failed(error.to_string()))?;
@@ -140,7 +140,7 @@ fn start(run: &Path, root: &Path, flags: &Flags) -> Result<(), StartError> {
     if let Some(format) = &flags.log_format {
         command.arg("--log-format").arg(format.name());
     }
-    command.args(["serve", "--on-demand"]).current_dir("/");
+    command.args(["serve", "--on-demand", "--keeper"]).current_dir("/");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);
     let began = Instant::now();
     let mut child = command.spawn().map_err(StartError::Spawn)?;

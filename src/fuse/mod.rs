@@ -12,6 +12,7 @@ mod operations;
 mod read;
 mod session;
 mod shelf;
+mod takeover;
 mod waiting;
 
 use std::ffi::OsStr;

@@ -143,6 +143,10 @@ impl Serving {
         Self { shelf, root, owner, allow_other, runtime, counts: Arc::default(), metrics }
     }
 
+    pub(super) fn shelf(&self) -> &Shelf {
+        &self.shelf
+    }
+
     /// Whether it answers other users than the one who mounted.
     pub(super) fn is_for_everybody(&self) -> bool {
         self.allow_other
@@ -174,9 +178,14 @@ impl Serving {
             None => return reply.refuse(Errno::ESTALE),
             Some(Target::Everything) => return act(&Node { serving: self, place: Where::Everything }, reply),
             Some(Target::File(id)) => {
-                return match table.view_of(id) {
-                    Some(view) => act(&Node { serving: self, place: Where::InView(view, id) }, reply),
-                    None => reply.refuse(Errno::ESTALE),
+                return match (table.view_of(id), table.view_to_load(id)) {
+                    (Some(view), _) => act(&Node { serving: self, place: Where::InView(view, id) }, reply),
+                    (None, Some(slot)) => {
+                        self.when_loaded(request.into(), slot, reply, move |serving, ready, reply| {
+                            act(&Node { serving, place: Where::InView(&ready.view, id) }, reply);
+                        })
+                    }
+                    (None, None) => reply.refuse(Errno::ESTALE),
                 };
             }
             Some(Target::Directory(slot, id)) => (slot, id),
@@ -195,10 +204,7 @@ impl Serving {
     /// attributes are a stand-in: `ls -l` of the directory above asks for both, and must download nothing.
     pub(super) fn is_unopened(&self, node: INodeNo) -> bool {
         match self.target(node) {
-            Some(Target::Directory(slot, None)) => {
-                let table = self.shelf.table();
-                table.views.contains_key(&slot) && table.ready(slot).is_none()
-            }
+            Some(Target::Directory(slot, None)) => self.shelf.table().is_unopened(slot),
             _ => false,
         }
     }
@@ -229,12 +235,8 @@ impl Serving {
     pub(super) fn getattr(&self, request: &Request, node: INodeNo, reply: ReplyAttr) {
         match self.target(node) {
             Some(Target::Everything) => reply.attr(&NOT_AT_ALL, &self.everything()),
-            Some(Target::Directory(slot, None)) => {
-                let table = self.shelf.table();
-                if !table.views.contains_key(&slot) {
-                    return reply.error(Errno::ESTALE);
-                }
-                let (attributes, ttl) = self.root_attributes(&table, slot);
+            Some(Target::Directory(slot, None)) if self.shelf.table().is_unopened(slot) => {
+                let (attributes, ttl) = self.root_attributes(&self.shelf.table(), slot);
                 reply.attr(&ttl, &attributes);
             }
             _ => self.at(request, node, reply, |node, reply| node.getattr(reply)),
@@ -252,10 +254,22 @@ impl Serving {
 
     pub(super) fn read(&self, request: &Request, file: INodeNo, at: u64, len: usize, reply: ReplyData) {
         let Some(Meaning::File(slot, nid)) = NodeId(file.0).meaning() else { return reply.error(Errno::EISDIR) };
-        let Some(layer) = self.shelf.table().layers.get(&slot).map(|(layer, _)| layer.clone()) else {
-            return reply.error(Errno::ESTALE);
+        let caller = Caller::from(request);
+        let table = self.shelf.table();
+        let Some(layer) = table.layers.get(&slot).map(|(layer, _)| layer.clone()) else {
+            let Some(view) = table.view_to_load(NodeId(file.0)) else { return reply.error(Errno::ESTALE) };
+            return self.when_loaded(request.into(), view, reply, move |serving, ready, reply| {
+                match ready.layers.get(&slot) {
+                    Some(layer) => serving.read_layer(layer.clone(), nid, (at, len), caller, reply),
+                    None => reply.error(Errno::ESTALE),
+                }
+            });
         };
-        let wanted = Wanted { layer, file: nid, at, len: len.min(READ_BYTES_MAX) };
+        self.read_layer(layer, nid, (at, len), caller, reply);
+    }
+
+    fn read_layer(&self, layer: Arc<Layer>, file: Nid, (at, len): (u64, usize), caller: Caller, reply: ReplyData) {
+        let wanted = Wanted { layer, file, at, len: len.min(READ_BYTES_MAX) };
         let since = Instant::now();
         let mut reply = Once(Some(reply));
         let at_once = |bytes: &[u8]| {
@@ -265,7 +279,7 @@ impl Serving {
         match wanted.now(at_once) {
             Ok(()) => {}
             Err(ReadFailed::NotResident(missing)) => {
-                let (caller, metrics) = (Caller::from(request), self.metrics.clone());
+                let metrics = self.metrics.clone();
                 self.later(async move {
                     let give = |bytes: &[u8]| {
                         reply.data(bytes);

@@ -1,6 +1,7 @@
 //! A FUSE mount and the threads that serve it.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -13,6 +14,7 @@ use tokio::sync::watch;
 use super::READ_BYTES_MAX;
 use super::operations::{Counts, Serving};
 use super::shelf::Shelf;
+use super::takeover;
 use crate::sys::{bdi, mount};
 use crate::view::ViewSlot;
 
@@ -28,7 +30,8 @@ pub struct Config {
 }
 
 /// What the mount's root is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Root {
     /// A directory with one directory for each view: one mount for the whole process.
     All,
@@ -37,7 +40,7 @@ pub enum Root {
 }
 
 /// What one mount sets.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Options {
     pub root: Root,
     /// Whether other users than the one who mounts may look.
@@ -47,12 +50,13 @@ pub struct Options {
     pub restrictions: mount::Restrictions,
 }
 
-/// A mount that is being served. Dropping it takes the mount out of sight.
+/// A mount that is being served. Dropping it takes the mount out of sight, unless it is kept.
 pub struct Session {
     mountpoint: PathBuf,
     /// The file system's device number, to know it again.
     device: Option<(u32, u32)>,
-    unmounter: fuser::SessionUnmounter,
+    /// What another process can go on with.
+    descriptor: Option<OwnedFd>,
     ended: watch::Receiver<bool>,
     /// Told of changes of the shelf as long as it is here.
     _kernel: Arc<fuser::Notifier>,
@@ -102,9 +106,69 @@ impl Session {
         let failed = |source: io::Error| failed(mountpoint, source);
         let mountpoint = mountpoint.canonicalize().map_err(failed)?;
         let serving = Serving::new(shelf.clone(), options, runtime);
-        let counts = serving.counts();
-        let mut session = fuser::Session::new(serving, &mountpoint, &fuser_config(options, config)).map_err(failed)?;
-        let (unmounter, kernel) = (session.unmount_callable(), Arc::new(session.notifier()));
+        let mut settings = fuser_config(options, config);
+        settings.clone_fd = true;
+        let session = fuser::Session::new(serving.clone(), &mountpoint, &settings).map_err(failed)?;
+        let started = Self::serve(session, &serving, mountpoint, options, None)?;
+        raise_read_ahead(started.device, config.read_ahead_kib);
+        Ok(started)
+    }
+
+    /// As [`Session::start`], but the mount may outlive this process: see [`Session::descriptor`].
+    pub fn start_kept(
+        shelf: &Shelf,
+        mountpoint: &Path,
+        options: &Options,
+        config: &Config,
+        runtime: Handle,
+    ) -> Result<Self, SessionError> {
+        let failed = |source: io::Error| failed(mountpoint, source);
+        let mountpoint = mountpoint.canonicalize().map_err(failed)?;
+        let serving = Serving::new(shelf.clone(), options, runtime);
+        let session = fuser::Session::new(serving.clone(), &mountpoint, &fuser_config(options, config));
+        let session = session.map_err(failed)?;
+        let descriptor = takeover::split(&session).map_err(failed)?;
+        let started = Self::serve(session, &serving, mountpoint, options, Some(descriptor))?;
+        raise_read_ahead(started.device, config.read_ahead_kib);
+        Ok(started)
+    }
+
+    /// Goes on with a mount whose server has ended: with everything that it had been asked and had not answered.
+    /// `shelf` must show already what it showed, under the same slots. The device is that of the file system, as far as it is known.
+    pub fn take_over(
+        shelf: &Shelf,
+        (mountpoint, device): (&Path, Option<(u32, u32)>),
+        descriptor: OwnedFd,
+        options: &Options,
+        config: &Config,
+        runtime: Handle,
+    ) -> Result<Self, SessionError> {
+        let failed = |source: io::Error| failed(mountpoint, source);
+        let serving = Serving::new(shelf.clone(), options, runtime);
+        let settings = fuser_config(options, config);
+        let (session, is_complete) = takeover::adopt(serving.clone(), &descriptor, settings).map_err(failed)?;
+        if !is_complete {
+            tracing::warn!(
+                at = %mountpoint.display(),
+                "this kernel does not ask again what the server before had not answered (Linux 6.9 does): who waited gets an error"
+            );
+        }
+        let mut taken = Self::serve(session, &serving, mountpoint.to_owned(), options, Some(descriptor))?;
+        // What is at the place now may be another's.
+        taken.device = device.or(taken.device);
+        Ok(taken)
+    }
+
+    /// Starts the threads that serve.
+    fn serve(
+        session: fuser::Session<Serving>,
+        serving: &Serving,
+        mountpoint: PathBuf,
+        options: &Options,
+        descriptor: Option<OwnedFd>,
+    ) -> Result<Self, SessionError> {
+        let (counts, kernel) = (serving.counts(), Arc::new(session.notifier()));
+        let shelf = serving.shelf();
         if options.root == Root::All {
             shelf.keep_told(&kernel);
         }
@@ -118,8 +182,13 @@ impl Session {
         let threads = |source| SessionError::Threads { at: mountpoint.clone(), source };
         thread::Builder::new().name("fuse".to_owned()).spawn(serve).map_err(threads)?;
         let device = mount::mounted_at(&mountpoint).ok().flatten().map(|mounted| mounted.device);
-        raise_read_ahead(device, config.read_ahead_kib);
-        Ok(Self { mountpoint, device, unmounter, ended, _kernel: kernel, counts })
+        Ok(Self { mountpoint, device, descriptor, ended, _kernel: kernel, counts })
+    }
+
+    /// What keeps the mount alive as long as anybody has it open, and what the next server goes on with. Nothing, if the mount
+    /// ends with this process.
+    pub fn descriptor(&self) -> Option<&OwnedFd> {
+        self.descriptor.as_ref()
     }
 
     pub fn mountpoint(&self) -> &Path {
@@ -143,10 +212,7 @@ impl Session {
         if self.device.is_some() && on_top.map(|mounted| mounted.device) != self.device {
             return;
         }
-        if mount::detach(&self.mountpoint).is_err() {
-            // An ordinary user's way: fuser asks fusermount3.
-            let _already_gone_is_fine = self.unmounter.unmount();
-        }
+        let _already_gone_is_fine = mount::detach_as_anybody(&self.mountpoint);
     }
 
     /// Resolves when the mount is gone, whoever took it away.
@@ -160,7 +226,8 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        if !*self.ended.borrow() {
+        // What is kept is taken away by nobody who does not mean it: a server that fails leaves it to the next.
+        if self.descriptor.is_none() && !*self.ended.borrow() {
             self.unmount();
         }
     }
@@ -185,7 +252,6 @@ fn fuser_config(options: &Options, config: &Config) -> FuserConfig {
     }
     fuser.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
     fuser.n_threads = Some(config.thread_count());
-    fuser.clone_fd = true;
     fuser
 }
 

@@ -3,7 +3,7 @@
 //! Readers take a snapshot without a lock; the few who change something make a new one.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwap;
@@ -37,6 +37,8 @@ pub struct Unavailable(pub Arc<str>);
 pub(super) struct Shown {
     pub(super) provide: Arc<dyn Provide>,
     pub(super) ready: Option<Arc<Ready>>,
+    /// The kernel has seen what is in it: no stand-in for its root will do.
+    was_ready: bool,
 }
 
 /// The views under one mount, or under all mounts of a process. Clones share it.
@@ -62,6 +64,8 @@ pub(super) struct Table {
     pub(super) names: BTreeMap<Arc<str>, ViewSlot>,
     /// Each layer with any view that has it: what a file is does not depend on which.
     pub(super) layers: HashMap<LayerSlot, (Arc<Layer>, Arc<View>)>,
+    /// Layers that the kernel knows from the server before, each with a view that has it and is not loaded yet.
+    known: HashMap<LayerSlot, ViewSlot>,
 }
 
 // === impl Shelf ===
@@ -74,14 +78,31 @@ impl Shelf {
 
     /// Shows a view. Nothing is asked of `provide` before somebody looks into it. A view that is shown already stays.
     pub fn add(&self, slot: ViewSlot, name: &str, provide: Arc<dyn Provide>) {
+        self.add_known(slot, name, provide, &[]);
+    }
+
+    /// The same of a view that the server before has shown, if the kernel has seen files of these layers in it.
+    pub fn add_known(&self, slot: ViewSlot, name: &str, provide: Arc<dyn Provide>, layers: &[LayerSlot]) {
         let name: Arc<str> = name.into();
         self.change(|table| {
             if let Entry::Vacant(place) = table.views.entry(slot) {
-                place.insert(Shown { provide, ready: None });
+                place.insert(Shown { provide, ready: None, was_ready: !layers.is_empty() });
                 table.names.insert(name, slot);
+                table.known.extend(layers.iter().map(|layer| (*layer, slot)));
             }
         });
         self.tell();
+    }
+
+    /// Makes those views ready that the kernel has seen, one after the other: who reads there need not wait for it.
+    pub fn load_known(&self) {
+        let shelf = self.clone();
+        let slots: HashSet<ViewSlot> = self.table().known.values().copied().collect();
+        crate::sync::spawn(async move {
+            for slot in slots {
+                let _logged_by_who_provides = shelf.load(slot).await;
+            }
+        });
     }
 
     /// Shows a view no longer. Who has its files open finds them gone once the kernel asks again.
@@ -97,6 +118,7 @@ impl Shelf {
         self.change(|table| {
             table.views.retain(|slot, _| is_kept(*slot));
             table.names.retain(|_, slot| is_kept(*slot));
+            table.known.retain(|_, slot| is_kept(*slot));
             table.collect_layers();
         });
         self.tell();
@@ -165,6 +187,19 @@ impl Table {
     pub(super) fn view_of(&self, file: NodeId) -> Option<&Arc<View>> {
         match file.meaning()? {
             Meaning::File(slot, _) => self.layers.get(&slot).map(|(_, view)| view),
+            _ => None,
+        }
+    }
+
+    /// Whether the view's root may look like an empty directory: nobody has looked into it.
+    pub(super) fn is_unopened(&self, slot: ViewSlot) -> bool {
+        self.views.get(&slot).is_some_and(|shown| shown.ready.is_none() && !shown.was_ready)
+    }
+
+    /// The view to load for a file that no loaded view has.
+    pub(super) fn view_to_load(&self, file: NodeId) -> Option<ViewSlot> {
+        match file.meaning()? {
+            Meaning::File(slot, _) => self.known.get(&slot).copied(),
             _ => None,
         }
     }

@@ -127,6 +127,15 @@ impl Images {
         self.shared.ledger.lock().images_of(chain).first().map(|(_, image, _)| image.reference.clone())
     }
 
+    /// An image of this very manifest that the database has; of several, that of the reference.
+    pub fn with_manifest(&self, manifest: &Digest, reference: Option<&str>) -> Option<Arc<Image>> {
+        let ledger = self.shared.ledger.lock();
+        let those =
+            || ledger.images.values().map(|known| &known.image).filter(|image| image.manifest_digest == *manifest);
+        let named = reference.and_then(|reference| those().find(|image| image.reference == reference));
+        named.or_else(|| those().next()).cloned()
+    }
+
     /// Images with different blobs or origins that have the chain, the one it is served with first.
     pub(super) fn images_that_have(&self, chain: &ChainId) -> Vec<(Arc<Image>, usize)> {
         let ledger = self.shared.ledger.lock();

@@ -4,6 +4,7 @@
 //! directories have in common (2.1, `core/mount`, `getCommonDirectory`), and it adds the upper one when it looks for a user's name. The
 //! views and the snapshots' directories lie in two file systems and have none in common. So each is mapped here, and containerd told of no mapping.
 
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::os::fd::AsFd as _;
@@ -13,21 +14,30 @@ use crate::mount::Mapping;
 use crate::sync::Mutex;
 use crate::sys::{idmap, mount, user_namespace};
 
-/// `<folder>/<id>/<n>`: the n-th lower directory of a snapshot. Mounts of this process only.
+/// `<folder>/<id>/<n>`: the n-th lower directory of a snapshot. They stay when the process dies: containerd may be about to use them.
 pub(super) struct Mapped {
     folder: PathBuf,
-    shown: Mutex<Vec<u64>>,
+    /// How many of each snapshot.
+    shown: Mutex<HashMap<u64, usize>>,
 }
 
 // === impl Mapped ===
 
 impl Mapped {
-    /// Takes away what an earlier process left there. Blocking.
-    pub(super) fn open(folder: PathBuf) -> Self {
+    /// Takes over what an earlier process shows there of these snapshots, if it lives, and takes away the rest. Blocking.
+    pub(super) fn open(folder: PathBuf, snapshots: &HashSet<u64>) -> Self {
+        let table = mount::table().unwrap_or_default();
+        let mut shown = HashMap::new();
         for snapshot in names(&folder) {
-            hide(&snapshot);
+            let id = snapshot.file_name().and_then(|name| name.to_str()?.parse().ok());
+            match id.filter(|id| snapshots.contains(id)) {
+                Some(id) if names(&snapshot).iter().all(|place| is_alive(&table, place)) => {
+                    shown.insert(id, names(&snapshot).len());
+                }
+                _ => hide(&snapshot),
+            }
         }
-        Self { folder, shown: Mutex::default() }
+        Self { folder, shown: Mutex::new(shown) }
     }
 
     /// The same directories, mapped; they stay until [`Self::hide`]. Blocking.
@@ -35,8 +45,14 @@ impl Mapped {
         let snapshot = self.folder.join(id.to_string());
         let places: Vec<PathBuf> = (0..lower.len()).map(|n| snapshot.join(n.to_string())).collect();
         let mut shown = self.shown.lock();
-        if shown.contains(&id) {
-            return Ok(places);
+        match shown.remove(&id) {
+            Some(count) if count == places.len() => {
+                shown.insert(id, count);
+                return Ok(places);
+            }
+            // The process before died while it showed them.
+            Some(_) => hide(&snapshot),
+            None => {}
         }
         let (users, groups) = mapping.maps().ok_or(io::ErrorKind::InvalidInput)?;
         let namespace = user_namespace::with_maps(&users, &groups)?;
@@ -45,7 +61,7 @@ impl Mapped {
             idmap::bind(from, to, namespace.as_fd())
         });
         match done {
-            Ok(()) => shown.push(id),
+            Ok(()) => drop(shown.insert(id, places.len())),
             Err(_) => hide(&snapshot),
         }
         done.map(|()| places)
@@ -54,8 +70,7 @@ impl Mapped {
     /// Containers that use them do not notice. Blocking.
     pub(super) fn hide(&self, id: u64) {
         let mut shown = self.shown.lock();
-        if let Some(at) = shown.iter().position(|shown| *shown == id) {
-            shown.swap_remove(at);
+        if shown.remove(&id).is_some() {
             hide(&self.folder.join(id.to_string()));
         }
     }
@@ -64,8 +79,13 @@ impl Mapped {
 impl Drop for Mapped {
     fn drop(&mut self) {
         let shown = std::mem::take(&mut *self.shown.lock());
-        shown.into_iter().for_each(|id| hide(&self.folder.join(id.to_string())));
+        shown.into_keys().for_each(|id| hide(&self.folder.join(id.to_string())));
     }
+}
+
+/// Whether something is mounted there that can still be read.
+fn is_alive(table: &[mount::Mounted], place: &Path) -> bool {
+    table.iter().any(|mounted| mounted.at == place) && !mount::is_dead(place)
 }
 
 /// Only empty directories are removed: what is still mounted there is somebody's files.

@@ -96,7 +96,7 @@ impl Snapshots {
             store,
             chains,
             directories,
-            mapped: Mapped::open(mapped),
+            mapped: Mapped::open(mapped, &kept),
             book: Mutex::new(book),
             changing: tokio::sync::Mutex::new(()),
             unclaimed: Mutex::new(unclaimed),

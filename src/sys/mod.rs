@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 pub mod bdi;
+pub mod child;
 pub mod descriptor;
 pub mod file;
 pub mod idmap;
@@ -11,5 +12,6 @@ pub mod inflate;
 pub mod mmap;
 pub mod mount;
 pub mod process;
+pub mod signals;
 mod tree;
 pub mod user_namespace;

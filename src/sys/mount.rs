@@ -8,6 +8,9 @@ use std::io;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::mount::{MountFlags, UnmountFlags, mount as mount2, unmount as umount2};
@@ -34,6 +37,9 @@ pub struct Restrictions {
     pub nosuid: bool,
     pub noexec: bool,
 }
+
+/// A dead mount says so at once; on a busy machine, when it is our turn.
+const DEAD_ANSWERS: Duration = Duration::from_secs(5);
 
 // === impl Restrictions ===
 
@@ -88,6 +94,18 @@ fn fusermount(at: &Path) -> io::Result<()> {
         return Ok(());
     }
     Err(io::Error::other(String::from_utf8_lossy(&said.stderr).trim().to_owned()))
+}
+
+/// Whether what is mounted there is a file system whose server has died. One that lives may be slow to answer: it is not waited for. The
+/// kernel keeps attributes, but asks for the space each time.
+pub fn is_dead(at: &Path) -> bool {
+    let (answer, answered) = mpsc::channel();
+    let at = at.to_owned();
+    thread::spawn(move || {
+        let dead = rustix::fs::statvfs(&at).is_err_and(|error| error == rustix::io::Errno::NOTCONN);
+        let _nobody_waits_any_more = answer.send(dead);
+    });
+    answered.recv_timeout(DEAD_ANSWERS).unwrap_or(false)
 }
 
 /// The mounts this process sees, in the order they were made.

@@ -13,6 +13,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::index::tree::Nid;
 
 /// A layer's number on this node, from 1 on, handed out by the store's database and never used again.
@@ -20,7 +22,7 @@ use crate::index::tree::Nid;
 pub struct LayerSlot(pub u32);
 
 /// A view's number on this node, handed out by the store's database and never used again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ViewSlot(pub u32);
 
 /// What the kernel calls a node.

@@ -99,25 +99,71 @@ reload_keeps_what_is_mounted() {
     umount /mnt/two
 }
 
-restart_serves_again() {
-    local before
-    before=$(pid)
-    systemctl restart oncefs.service
-    is_another "$before"
-    mount_and_read /mnt/three
-    umount /mnt/three
+# Reads until it is told to stop, each time through the server; whatever goes wrong is written to /run/reader.
+reads_on() {
+    local number=0
+    : >/run/reader
+    while [ -e /run/reading ]; do
+        number=$((number + 1))
+        dd if="$1/big" of=/dev/null bs=1M iflag=direct status=none || echo "read $number" >>/run/reader
+        ! ls "$1/srv/none-$number" 2>/dev/null || echo "lookup $number" >>/run/reader
+    done
 }
 
-killed_it_comes_back() {
+restart_is_not_noticed() {
+    local before reader
+    mount_and_read /mnt/three
+    touch /run/reading
+    reads_on /mnt/three &
+    reader=$!
+    for _ in 1 2 3; do
+        before=$(pid)
+        systemctl restart oncefs.service
+        is_another "$before"
+        shows_page /mnt/three
+    done
+    rm /run/reading
+    wait $reader
+    [ ! -s /run/reader ]
+}
+
+killed_it_is_not_noticed() {
+    local before reader
+    touch /run/reading
+    reads_on /mnt/three &
+    reader=$!
+    for _ in 1 2 3; do
+        before=$(pid)
+        systemctl kill --kill-whom=main --signal=KILL oncefs.service
+        until_so is_another "$before"
+        shows_page /mnt/three
+    done
+    rm /run/reading
+    wait $reader
+    [ ! -s /run/reader ]
+}
+
+watchdog_is_not_noticed() {
     local before
-    mount_and_read /mnt/four
+    mkdir -p /run/systemd/system/oncefs.service.d
+    printf '[Service]\nWatchdogSec=1s\nTimeoutAbortSec=1s\n' >/run/systemd/system/oncefs.service.d/watchdog.conf
+    systemctl daemon-reload
+    systemctl restart oncefs.service
     before=$(pid)
-    systemctl kill --kill-whom=main --signal=KILL oncefs.service
+    kill -STOP "$before"
     until_so is_another "$before"
-    ! is_mounted /mnt/four || shows_page /mnt/four || oncefs umount /mnt/four
-    is_mounted /mnt/four || mount_and_read /mnt/four
-    shows_page /mnt/four
-    umount /mnt/four
+    shows_page /mnt/three
+    rm -r /run/systemd/system/oncefs.service.d
+    systemctl daemon-reload
+    systemctl restart oncefs.service
+    shows_page /mnt/three
+}
+
+stop_takes_mounts_away() {
+    systemctl stop oncefs.socket oncefs.service
+    is_gone /mnt/three
+    is_gone /run/oncefs/fs
+    systemctl start oncefs.socket oncefs.service
 }
 
 socket_starts_the_service() {
@@ -157,8 +203,10 @@ case $BOOT in
     step "an automount of fstab mounts when looked at" automount_mounts_when_looked_at
     step "a mount unit mounts and unmounts" mount_units_mount
     step "a reload keeps what is mounted" reload_keeps_what_is_mounted
-    step "a restart serves again" restart_serves_again
-    step "killed, it comes back" killed_it_comes_back
+    step "a restart is not noticed" restart_is_not_noticed
+    step "a kill is not noticed" killed_it_is_not_noticed
+    step "a watchdog is not noticed" watchdog_is_not_noticed
+    step "a stop takes mounts away" stop_takes_mounts_away
     step "the socket starts the service" socket_starts_the_service
     step "the journal tells of it" journal_tells
     step "no unit failed" nothing_failed

@@ -15,6 +15,7 @@ mod sources;
 mod store;
 mod support;
 mod system;
+mod takeover;
 mod tar;
 mod tree;
 mod view;

@@ -5,17 +5,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures::future::{BoxFuture, FutureExt as _};
-use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
+use super::connection::Connection;
 use super::lazily::Lazily;
 use super::leaving::Leaving;
+use super::remembered::PlaceRecord;
 use super::{AUTOMOUNT, Everything, KIND, Mounted, Mounts, State, opened};
 use crate::control::{Failure, FailureKind, MountCall, Owner};
+use crate::daemon::failure;
 use crate::daemon::node::blocking;
-use crate::daemon::{devices, failure};
 use crate::digest::ChainId;
-use crate::fuse::{Options, Root, Session};
+use crate::fuse::{Options, Root};
 use crate::image::Image;
 use crate::sys::mount as kernel;
 use crate::sys::mount::Restrictions;
@@ -32,7 +33,7 @@ pub(super) struct Shown {
 struct UnderWay(Mounts);
 
 /// What is at a place of ours, seen from above.
-enum Top {
+pub(super) enum Top {
     Ours,
     /// Something of this kind, over ours.
     Other(String),
@@ -80,8 +81,17 @@ impl Mounts {
         let slot = self.slot(chain).await?;
         let held = images.hold(image);
         self.shared.state.lock().held.entry(slot).or_default().insert(image.manifest_digest, held);
-        let lazily = Lazily::new(images, chain, image.reference.clone(), slot);
+        let lazily = Lazily::new(self, chain, image.reference.clone(), slot);
         self.shared.shelf.add(slot, &view_name(&chain), Arc::new(lazily));
+        self.note_starting(PlaceRecord {
+            at: at.to_owned(),
+            connection: None,
+            device: None,
+            reference: image.reference.clone(),
+            manifest: image.manifest_digest,
+            slot: slot.0,
+            is_answered: false,
+        });
         let shown = match owner {
             Owner::Image if rustix::process::geteuid().is_root() => self.bind(&chain, call).await.map(|()| None),
             Owner::Image => self.mount_one(slot, at, None, restrictions).await.map(Some),
@@ -90,14 +100,19 @@ impl Mounts {
         match shown {
             Ok(own) => {
                 let device = kernel::mounted_at(at).ok().flatten().map(|mounted| mounted.device);
-                let mounted = Mounted { image: image.clone(), slot, own, device };
+                let mounted = Mounted { image: image.clone(), slot, own, device, is_answered: false };
                 let mut state = self.shared.state.lock();
                 state.mounted.insert(at.to_owned(), mounted);
                 state.mounting = None;
+                self.started(&mut state);
                 Ok(Shown { mounts: self.clone(), slot, at: Some(at.to_owned()) })
             }
             Err(failed) => {
-                self.shared.state.lock().mounting = None;
+                {
+                    let mut state = self.shared.state.lock();
+                    state.mounting = None;
+                    self.started(&mut state);
+                }
                 self.retire_unused().await;
                 Err(failed)
             }
@@ -123,8 +138,8 @@ impl Mounts {
 
     async fn bind(&self, chain: &ChainId, call: &MountCall) -> Result<(), Failure> {
         if self.shared.state.lock().everything.is_none() {
-            let session = self.start_everything().await?;
-            self.shared.state.lock().everything = Some(Everything { session, in_use: HashSet::new() });
+            let connection = self.start_everything().await?;
+            self.shared.state.lock().everything = Some(Everything { connection, in_use: HashSet::new() });
         }
         let (at, restrictions) = (&call.at, call.restrictions);
         let (from, to) = (self.fs().join(view_name(chain)), opened(call).unwrap_or(at).to_owned());
@@ -138,7 +153,7 @@ impl Mounts {
         self.shared.config.run.join("fs")
     }
 
-    pub(super) async fn start_everything(&self) -> Result<Session, Failure> {
+    pub(super) async fn start_everything(&self) -> Result<Connection, Failure> {
         let fs = self.fs();
         let failed = {
             let fs = fs.clone();
@@ -158,7 +173,7 @@ impl Mounts {
         };
         blocking(prepare).await?.map_err(failed)?;
         let restrictions = Restrictions::default();
-        self.start_session(fs, Options { root: Root::All, allow_other: true, owner: None, restrictions }).await
+        self.connect(fs, Options { root: Root::All, allow_other: true, owner: None, restrictions }).await
     }
 
     async fn mount_one(
@@ -167,7 +182,7 @@ impl Mounts {
         at: &Path,
         owner: Option<(u32, u32)>,
         restrictions: Restrictions,
-    ) -> Result<Session, Failure> {
+    ) -> Result<Connection, Failure> {
         if kernel::mounted_at(at).is_ok_and(|mounted| mounted.is_some_and(|mounted| mounted.kind == AUTOMOUNT)) {
             // FUSE mounts by name, and would wait for itself.
             let message = format!(
@@ -178,21 +193,7 @@ impl Mounts {
         }
         // Only root may let others look without asking /etc/fuse.conf.
         let allow_other = rustix::process::geteuid().is_root();
-        self.start_session(at.to_owned(), Options { root: Root::One(slot), allow_other, owner, restrictions }).await
-    }
-
-    async fn start_session(&self, at: PathBuf, options: Options) -> Result<Session, Failure> {
-        let (shelf, config) = (self.shared.shelf.clone(), self.shared.config.fuse.clone());
-        let runtime = Handle::current();
-        let run = self.shared.config.run.clone();
-        let start = move || {
-            let session = Session::start(&shelf, &at, &options, &config, runtime)?;
-            if let Some(Err(error)) = session.device().map(|device| devices::note(&run, device)) {
-                tracing::warn!(%error, "cannot note a mount: should oncefs be killed, umount --all will not know it");
-            }
-            Ok(session)
-        };
-        blocking(start).await?.map_err(|error| failure::of_session(&error))
+        self.connect(at.to_owned(), Options { root: Root::One(slot), allow_other, owner, restrictions }).await
     }
 
     pub(super) async fn take_away(&self, at: &Path) -> Result<(), Failure> {
@@ -212,8 +213,8 @@ impl Mounts {
         }
         let Some(mounted) = self.shared.state.lock().mounted.remove(at) else { return Ok(()) };
         match mounted {
-            Mounted { own: Some(session), slot, .. } => {
-                let retiring = self.retire(&mut self.shared.state.lock(), session, vec![slot]);
+            Mounted { own: Some(own), slot, .. } => {
+                let retiring = self.retire(&mut self.shared.state.lock(), own, vec![slot]);
                 retiring.await;
             }
             Mounted { own: None, slot, .. } if matches!(top, Top::Ours) => self.unbind(at, slot).await?,
@@ -252,7 +253,7 @@ impl Mounts {
                 tracing::info!(at = %at.display(), "unmounted");
                 let Some(Mounted { own, slot, .. }) = state.mounted.remove(&at) else { continue };
                 match own {
-                    Some(session) => retiring.push(self.retire(&mut state, session, vec![slot])),
+                    Some(own) => retiring.push(self.retire(&mut state, own, vec![slot])),
                     // It may have been a lazy unmount. Of the last mount that can be told, and so it is served to its end.
                     None if state.mounted.values().all(|other| other.own.is_some()) => {
                         if let Some(everything) = &mut state.everything {
@@ -285,9 +286,9 @@ impl Mounts {
         if state.mounted.values().any(|mounted| mounted.own.is_none()) || (state.stays && !state.is_closed) {
             return None;
         }
-        let Everything { session, in_use } = state.everything.take()?;
-        let fs = session.mountpoint().to_owned();
-        let retiring = self.retire(state, session, in_use.into_iter().collect());
+        let Everything { connection, in_use } = state.everything.take()?;
+        let fs = connection.session.mountpoint().to_owned();
+        let retiring = self.retire(state, connection, in_use.into_iter().collect());
         let retiring = async move {
             retiring.await;
             let _not_empty = std::fs::remove_dir(fs);
@@ -304,10 +305,12 @@ impl Mounts {
         used.extend(state.mounting);
         self.shared.shelf.keep(|slot| used.contains(&slot));
         state.held.retain(|slot, _| used.contains(slot));
+        state.loaded.retain(|slot, _| used.contains(slot));
         if state.stays {
             // Layers may be removed and come back under other numbers, and the kernel remembers what it has seen of a view.
             state.slots.retain(|_, slot| used.contains(slot));
         }
+        self.note(state);
     }
 }
 
@@ -316,7 +319,7 @@ pub(super) fn view_name(chain: &ChainId) -> String {
     chain.0.hex()
 }
 
-fn top(table: &[kernel::Mounted], at: &Path, device: Option<(u32, u32)>) -> Top {
+pub(super) fn top(table: &[kernel::Mounted], at: &Path, device: Option<(u32, u32)>) -> Top {
     // Numbers of devices are used again.
     let is_ours = |mount: &&kernel::Mounted| mount.kind == KIND && device.is_none_or(|device| mount.device == device);
     let mut here = table.iter().rev().filter(|mount| mount.at == at);
@@ -335,7 +338,12 @@ impl Shown {
     }
 
     pub(super) fn keep(mut self) {
-        self.at = None;
+        let Some(at) = self.at.take() else { return };
+        let mut state = self.mounts.shared.state.lock();
+        if let Some(mounted) = state.mounted.get_mut(&at) {
+            mounted.is_answered = true;
+        }
+        self.mounts.note(&state);
     }
 }
 

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::{BoxFuture, FutureExt as _, Shared};
+
 use super::change::view_name;
 use super::lazily::Lazily;
 use super::{Everything, Mounts, State};
@@ -46,14 +48,23 @@ impl Mounts {
     }
 
     /// Gives what resolves when the mount is gone.
-    async fn start_staying(&self) -> Result<impl Future<Output = ()> + Send + use<>, Failure> {
+    async fn start_staying(&self) -> Result<Shared<BoxFuture<'static, ()>>, Failure> {
         let _one_at_a_time = self.shared.changing.lock().await;
-        let session = self.start_everything().await?;
-        let ended = session.ended();
+        {
+            let mut state = self.shared.state.lock();
+            state.stays = true;
+            let taken_over =
+                state.everything.as_ref().map(|everything| everything.connection.session.ended().boxed().shared());
+            if let Some(ended) = taken_over.filter(|ended| ended.clone().now_or_never().is_none()) {
+                return Ok(ended);
+            }
+        }
+        let connection = self.start_everything().await?;
+        let ended = connection.session.ended().boxed().shared();
         let mut state = self.shared.state.lock();
-        state.stays = true;
         let in_use = state.everything.take().map_or_else(HashSet::new, |gone| gone.in_use);
-        state.everything = Some(Everything { session, in_use });
+        state.everything = Some(Everything { connection, in_use });
+        self.started(&mut state);
         Ok(ended)
     }
 
@@ -62,11 +73,11 @@ impl Mounts {
         let mut state = self.shared.state.lock();
         let slot = self.slot_now(&mut state, chain)?;
         if state.claimed.insert(*chain) || !self.shared.shelf.has(slot) {
-            let images = self.shared.node.images().clone();
-            let name = images.name_of(chain).unwrap_or_else(|| chain.to_string());
-            let lazily = Lazily::new(images, *chain, name, slot);
+            let name = self.images().name_of(chain).unwrap_or_else(|| chain.to_string());
+            let lazily = Lazily::new(self, *chain, name, slot);
             // Under the lock: nobody puts it away again because it did not seem to be used.
             self.shared.shelf.add(slot, &view_name(chain), Arc::new(lazily));
+            self.note(&state);
         }
         Ok(self.fs().join(view_name(chain)))
     }

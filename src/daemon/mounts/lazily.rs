@@ -1,9 +1,10 @@
 //! A view whose layers are made usable when somebody first looks into it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use futures::future::{BoxFuture, FutureExt as _};
 
+use super::Mounts;
 use crate::digest::ChainId;
 use crate::errors::with_causes;
 use crate::flight::{Failed, Flight};
@@ -17,6 +18,8 @@ pub(super) struct Lazily {
     /// What the log calls it.
     name: String,
     slot: ViewSlot,
+    /// Told what the kernel is about to see. They show this view, so they are not held by it.
+    mounts: Weak<super::Shared>,
     /// So that a failure is logged once and not by each who waits.
     opening: Flight<(), Arc<Ready>, Unavailable>,
 }
@@ -24,8 +27,9 @@ pub(super) struct Lazily {
 // === impl Lazily ===
 
 impl Lazily {
-    pub(super) fn new(images: Images, chain: ChainId, name: String, slot: ViewSlot) -> Self {
-        Self { images, chain, name, slot, opening: Flight::new() }
+    pub(super) fn new(mounts: &Mounts, chain: ChainId, name: String, slot: ViewSlot) -> Self {
+        let (images, mounts) = (mounts.images().clone(), Arc::downgrade(&mounts.shared));
+        Self { images, chain, name, slot, mounts, opening: Flight::new() }
     }
 }
 
@@ -33,6 +37,7 @@ impl Provide for Lazily {
     fn view(&self) -> BoxFuture<'static, Result<Arc<Ready>, Unavailable>> {
         let ticket = self.opening.join((), || {
             let (images, chain, name, slot) = (self.images.clone(), self.chain, self.name.clone(), self.slot);
+            let mounts = self.mounts.clone();
             async move {
                 let opened = images.open_chain(chain, slot).await.map_err(|failed| {
                     let error = ImageError::from(failed);
@@ -40,6 +45,9 @@ impl Provide for Lazily {
                     tracing::error!(image = name, %chain, error = text, "readers get EIO");
                     Unavailable(text.into())
                 })?;
+                if let Some(shared) = mounts.upgrade() {
+                    Mounts { shared }.note_loaded(slot, opened.layers.keys().copied().collect());
+                }
                 Ok(Arc::new(Ready { view: opened.view, layers: opened.layers }))
             }
         });

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use futures::future::{BoxFuture, FutureExt as _, Shared, join_all};
 
+use super::connection::Connection;
+use super::remembered::ConnectionRecord;
 use super::{Mounts, State};
 use crate::daemon::node::blocking;
-use crate::fuse::Session;
 use crate::view::ViewSlot;
 
 /// How long it is waited for users to leave. Without any, the kernel ends a mount within milliseconds.
@@ -17,11 +18,18 @@ pub(super) struct Leaving {
     /// The kernel has ended it.
     ended: Shared<BoxFuture<'static, ()>>,
     views: Vec<ViewSlot>,
+    pub(super) record: ConnectionRecord,
 }
 
 // === impl Leaving ===
 
 impl Leaving {
+    fn of(connection: &Connection, views: Vec<ViewSlot>) -> Self {
+        let in_use = views.iter().map(|slot| slot.0).collect();
+        let record = ConnectionRecord { is_leaving: true, in_use, ..connection.record() };
+        Self { ended: connection.session.ended().boxed().shared(), views, record }
+    }
+
     pub(super) fn views(&self) -> &[ViewSlot] {
         &self.views
     }
@@ -38,20 +46,25 @@ impl Mounts {
     pub(super) fn retire(
         &self,
         state: &mut State,
-        mut session: Session,
+        mut connection: Connection,
         views: Vec<ViewSlot>,
     ) -> BoxFuture<'static, ()> {
-        let ended = session.ended().boxed().shared();
-        state.leaving.push(Leaving { ended: ended.clone(), views });
-        let mounts = self.clone();
+        self.let_go(state, &connection, views);
         let retiring = async move {
-            let _panicked_and_was_dropped_so = blocking(move || session.unmount()).await;
-            crate::sync::spawn(async move {
-                ended.await;
-                mounts.sweep().await;
-            });
+            let _panicked = blocking(move || connection.session.unmount()).await;
         };
         retiring.boxed()
+    }
+
+    /// Counts a mount among those that leave, as it is out of sight or will be. It is served to its end.
+    pub(super) fn let_go(&self, state: &mut State, connection: &Connection, views: Vec<ViewSlot>) {
+        let leaving = Leaving::of(connection, views);
+        let (ended, mounts) = (leaving.ended.clone(), self.clone());
+        state.leaving.push(leaving);
+        crate::sync::spawn(async move {
+            ended.await;
+            mounts.sweep().await;
+        });
     }
 
     /// Gives those who are about to leave a moment for it.
@@ -66,7 +79,10 @@ impl Mounts {
         {
             let _one_at_a_time = self.shared.changing.lock().await;
             let mut state = self.shared.state.lock();
-            state.leaving.retain(|leaving| !leaving.is_over());
+            let is_over = |leaving: &mut Leaving| leaving.is_over();
+            for gone in state.leaving.extract_if(.., is_over) {
+                self.shared.keeping.let_go_of_connection(gone.record.number);
+            }
             self.put_away(&mut state);
         }
         self.shared.changed.send_replace(());

@@ -24,6 +24,8 @@ pub(crate) enum Snapshotter {
     Oncefs,
     /// kubelet's image service is the proxy of oncefs.
     OncefsThroughProxy,
+    /// Its server has a keeper.
+    OncefsKept,
 }
 
 /// A registry with images in it. It outlives the nodes that pull from it.
@@ -130,8 +132,9 @@ impl Node {
         let at = dir.0.path().join("containerd");
         let cgroup = format!("oncefs-test-{}-{}", std::process::id(), NODES.fetch_add(1, Ordering::Relaxed));
         let uses_oncefs = snapshotter != Snapshotter::Overlayfs;
-        let oncefs =
-            uses_oncefs.then(|| Service::start(dir.0.path().join("oncefs"), &at.join("c.sock"), configuration));
+        let words: &[&str] = if snapshotter == Snapshotter::OncefsKept { &["serve", "--keeper"] } else { &["serve"] };
+        let start = || Service::start(dir.0.path().join("oncefs"), &at.join("c.sock"), configuration, words);
+        let oncefs = uses_oncefs.then(start);
         let places = oncefs.as_ref().map(|service| (service.socket(), service.root()));
         let told = Told {
             snapshotter: if uses_oncefs { "oncefs" } else { "overlayfs" },

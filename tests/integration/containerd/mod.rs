@@ -12,6 +12,7 @@ mod crowd;
 pub(crate) mod daemon;
 mod harness;
 pub(crate) mod images;
+mod killed;
 mod leaving;
 mod local;
 mod refused;

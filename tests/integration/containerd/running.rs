@@ -58,7 +58,7 @@ fn redis_answers(node: &Node, images: &Images) {
 }
 
 /// What any client of redis does, over the loopback device.
-fn ping(port: &str) -> bool {
+pub(super) fn ping(port: &str) -> bool {
     use std::io::{Read as _, Write as _};
     let Ok(mut stream) = std::net::TcpStream::connect(format!("127.0.0.1:{port}")) else { return false };
     let mut answer = [0; 7];

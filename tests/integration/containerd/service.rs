@@ -12,12 +12,14 @@ use crate::cli::node::{ONCEFS, Ran, names_in, run, until};
 /// A server and all it owns, below one directory; killed when dropped.
 pub(crate) struct Service {
     dir: PathBuf,
+    /// `serve`, and its flags.
+    words: &'static [&'static str],
     child: Option<Child>,
 }
 
 impl Service {
     /// Starts it, its CRI proxy before a containerd's socket if one is named.
-    pub(crate) fn start(dir: PathBuf, containerd: &Path, configuration: &str) -> Self {
+    pub(crate) fn start(dir: PathBuf, containerd: &Path, configuration: &str, words: &'static [&str]) -> Self {
         fs::create_dir_all(&dir).unwrap();
         let cri = format!("[cri]\nenabled = true\ncontainerd = {:?}\n", containerd.display().to_string());
         let registry = "[registry]\nretries = 1\nretry_pause_ms = 10\nretry_deadline_secs = 5\n";
@@ -25,7 +27,7 @@ impl Service {
         let patient =
             if configuration.contains("[snapshotter]") { "" } else { "[snapshotter]\ncheck_timeout_secs = 60\n" };
         fs::write(dir.join("config.toml"), format!("{registry}{cri}{patient}{configuration}")).unwrap();
-        let mut service = Self { dir, child: None };
+        let mut service = Self { dir, words, child: None };
         service.start_again();
         service
     }
@@ -49,7 +51,7 @@ impl Service {
     /// Starts it on what an earlier one left.
     pub(crate) fn start_again(&mut self) {
         let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
-        let mut command = self.command(&["serve"]);
+        let mut command = self.command(self.words);
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         self.child = Some(command.spawn().unwrap());
         until("oncefs listens", || {
@@ -82,6 +84,18 @@ impl Service {
     pub(crate) fn kill(&mut self) {
         self.signal(Signal::KILL);
         let _killed = self.child.take().unwrap().wait();
+    }
+
+    /// Kills the server that the keeper keeps, and waits until another answers.
+    pub(crate) fn kill_kept(&self) {
+        let server = || {
+            let said = self.oncefs(&["status", "--json"]).out;
+            let status: serde_json::Value = serde_json::from_str(&said).unwrap_or_default();
+            status["server"].as_i64().and_then(|pid| Pid::from_raw(pid as i32))
+        };
+        let killed = server().unwrap();
+        kill_process(killed, Signal::KILL).unwrap();
+        until("another server answers", || server().is_some_and(|now| now != killed));
     }
 
     fn signal(&self, signal: Signal) {

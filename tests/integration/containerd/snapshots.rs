@@ -6,7 +6,8 @@ use std::path::Path;
 use oncefs::digest::{ChainId, DiffId, Digest};
 use oncefs::snapshotter::protocol::v1::snapshots_client::SnapshotsClient;
 use oncefs::snapshotter::protocol::v1::{
-    Info, Kind, ListSnapshotsRequest, PrepareSnapshotRequest, RemoveSnapshotRequest, StatSnapshotRequest,
+    CommitSnapshotRequest, Info, Kind, ListSnapshotsRequest, PrepareSnapshotRequest, RemoveSnapshotRequest,
+    StatSnapshotRequest,
 };
 use tokio::runtime::Runtime;
 use tonic::transport::Channel;
@@ -66,6 +67,19 @@ impl<'a> Snapshots<'a> {
         let request = self.asked(message);
         let prepared = self.runtime.block_on(self.client.prepare(request))?;
         Ok(prepared.into_inner().mounts.len())
+    }
+
+    pub(crate) fn commit(&mut self, name: &str, key: &str) -> Result<(), Status> {
+        let (name, key) = (name.to_owned(), key.to_owned());
+        let message = CommitSnapshotRequest {
+            snapshotter: "oncefs".to_owned(),
+            name,
+            key,
+            labels: HashMap::new(),
+            ..Default::default()
+        };
+        let request = self.asked(message);
+        self.runtime.block_on(self.client.commit(request)).map(drop)
     }
 
     pub(crate) fn stat(&mut self, key: &str) -> Result<Info, Status> {

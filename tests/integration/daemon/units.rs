@@ -23,6 +23,9 @@ fn systemd_finds_nothing_wrong_with_the_units() {
         verify.arg(format!("./{name}"));
     }
     let ran = run(&mut verify).well();
-    let complaints: Vec<&str> = ran.err.lines().filter(|line| names.iter().any(|name| line.contains(name))).collect();
+    // Of a key that older releases ignore, as the unit says.
+    let is_too_old = |line: &&str| line.contains("FileDescriptorStorePreserve") && line.contains("ignoring");
+    let of_ours = ran.err.lines().filter(|line| names.iter().any(|name| line.contains(name)));
+    let complaints: Vec<&str> = of_ours.filter(|line| !is_too_old(line)).collect();
     assert_eq!(complaints, [""; 0]);
 }

@@ -26,8 +26,10 @@ ok: mounts are the service's
 ok: an automount of fstab mounts when looked at
 ok: a mount unit mounts and unmounts
 ok: a reload keeps what is mounted
-ok: a restart serves again
-ok: killed, it comes back
+ok: a restart is not noticed
+ok: a kill is not noticed
+ok: a watchdog is not noticed
+ok: a stop takes mounts away
 ok: the socket starts the service
 ok: the journal tells of it
 ok: no unit failed

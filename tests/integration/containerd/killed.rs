@@ -1,0 +1,88 @@
+//! Containers whose server is killed under them.
+
+use super::harness::{Images, Node, Snapshotter};
+use super::images::{file, noise, with_shell};
+use super::running::ping;
+use super::snapshots::Snapshots;
+use crate::cli::node::until;
+
+/// One runs through every kill, and reads at last what nobody has read before; others begin between the kills.
+#[test]
+fn containers_run_on_when_the_server_is_killed_under_them() {
+    let images = Images::of(&["pause", "redis"]);
+    let image = with_shell(&[noise("opt/unread", 71, 2_000_000), file("srv/page", "a page\n")]);
+    let (redis, own) = (images.reference("redis"), images.add(&image, "kill/own:1"));
+    let node = Node::start(Snapshotter::OncefsKept, &images);
+    for name in [&redis, &own] {
+        node.cri.pull(name).unwrap();
+    }
+    let pod = node.cri.run_pod("killed");
+    let port = free_port().to_string();
+    let server = pod.start("server", &redis, &["redis-server", "--port", &port, "--bind", "127.0.0.1"]);
+    let quiet = pod.start("quiet", &own, &["sh", "-c", "sleep 1000"]);
+    until("redis answers", || ping(&port));
+    for round in 0..4 {
+        node.oncefs().kill_kept();
+        // containerd tries its connection again after a while; containers need none.
+        assert!(ping(&port), "redis does not answer after kill {round}");
+        assert_eq!(server.exec(&["redis-cli", "-p", &port, "ping"]).well().trim(), "PONG");
+        until("containerd has found oncefs again", || node.ctr(&["snapshots", "ls"]).code == Some(0));
+        assert_eq!(pod.run(&format!("new{round}"), &own, &["sh", "-c", "cat /srv/page"]), "a page\n");
+    }
+    assert_eq!(quiet.exec(&["sh", "-c", "wc -c < /opt/unread; cat /srv/page"]).well(), "2000000\na page\n");
+    assert!(server.is_running() && quiet.is_running());
+    pod.remove();
+    for name in [&redis, &own] {
+        node.cri.remove_image(name);
+    }
+}
+
+/// Whatever was answered is there after the kill, and what was removed is not; containerd says the same as the server.
+#[test]
+fn answered_calls_are_there_when_the_server_is_killed_in_the_middle_of_others() {
+    let images = Images::of(&["pause"]);
+    let node = Node::start(Snapshotter::OncefsKept, &images);
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    let calling = |thread: usize| {
+        let (mut there, mut gone) = (Vec::new(), Vec::new());
+        let socket = node.oncefs().socket();
+        for number in 0.. {
+            if is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                break;
+            }
+            // A connection that broke is made anew, and what was not answered may be so or not.
+            let mut calls = Snapshots::at(&node.runtime, &socket, "killed");
+            let (key, name) = (format!("key-{thread}-{number}"), format!("name-{thread}-{number}"));
+            if calls.prepare(&key, "", &[]).is_err() {
+                continue;
+            }
+            if number % 3 == 0 {
+                there.push(key);
+            } else if number % 3 == 1 && calls.commit(&name, &key).is_ok() {
+                there.push(name);
+                gone.push(key);
+            } else if calls.remove(&key).is_ok() {
+                gone.push(key);
+            }
+        }
+        (there, gone)
+    };
+    let answered: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4).map(|thread| scope.spawn(move || calling(thread))).collect();
+        for _ in 0..4 {
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            node.oncefs().kill_kept();
+        }
+        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let mut calls = Snapshots::at(&node.runtime, &node.oncefs().socket(), "killed");
+    let names: Vec<String> = calls.list().into_iter().map(|info| info.name).collect();
+    let all = answered.iter().map(|(there, gone)| there.len() + gone.len()).sum::<usize>();
+    assert!(all > 20, "only {all} calls were answered");
+    for (there, gone) in answered {
+        assert!(there.iter().all(|name| names.contains(name)), "{there:?} are not all in {names:?}");
+        assert!(gone.iter().all(|name| !names.contains(name)), "some of {gone:?} are still in {names:?}");
+    }
+    node.oncefs().oncefs(&["check"]).well();
+}

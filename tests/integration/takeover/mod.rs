@@ -1,0 +1,5 @@
+//! Servers that are killed, and followed by others: who reads notices a pause.
+
+mod ends;
+mod readers;
+mod stage;
