@@ -70,6 +70,7 @@ bench: packages build
 	benches/run.py
 	benches/containerd.py
 	$(CARGO) bench --locked --bench snapshots -- $(CURDIR)/target
+	$(CARGO) bench --locked --bench takeover
 
 install: build install-built
 
