@@ -726,8 +726,8 @@ async fn a_frame_that_another_layer_has_is_not_fetched() {
     let (_dir, shelf, store) = fixture(&[&one, &mixed]);
     one.put(&store);
     let layer = mixed.put(&store);
-    look_for_twins(&layer);
     layer.drop_frames(0..5).unwrap();
+    look_for_twins(&layer);
     layer.fill(0..5).await.unwrap();
     mixed.is_whole(&layer);
     let mut requests = shelf.requests();
@@ -752,8 +752,8 @@ async fn a_twin_that_is_damaged_or_gone_costs_a_request_and_nothing_else() {
     let joined = joined(&[(&one, 3), (&one, 4), (&one, 5), (&one, 6)]);
     let (dir, shelf, store) = fixture(&[&one, &joined]);
     let (its, layer) = (one.put(&store), joined.put(&store));
-    look_for_twins(&layer);
     layer.drop_frames(0..4).unwrap();
+    look_for_twins(&layer);
     layer.fill(0..1).await.unwrap();
     assert_eq!(shelf.requests(), []);
     flip(&place(&dir, &one).join("data"), 4 * FRAME + 100);
