@@ -5,6 +5,7 @@ use super::images::{file, noise, with_shell};
 use super::running::ping;
 use super::snapshots::Snapshots;
 use crate::cli::node::until;
+use crate::support::ports;
 
 /// One runs through every kill, and reads at last what nobody has read before; others begin between the kills.
 #[test]
@@ -17,7 +18,7 @@ fn containers_run_on_when_the_server_is_killed_under_them() {
         node.cri.pull(name).unwrap();
     }
     let pod = node.cri.run_pod("killed");
-    let port = free_port().to_string();
+    let port = ports::unused().port().to_string();
     let server = pod.start("server", &redis, &["redis-server", "--port", &port, "--bind", "127.0.0.1"]);
     let quiet = pod.start("quiet", &own, &["sh", "-c", "sleep 1000"]);
     until("redis answers", || ping(&port));
