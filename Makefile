@@ -50,9 +50,9 @@ unit:
 	$(CARGO) test --locked
 	CONTAINERD_PROGRAMS=$(TOOLS)/containerd-2 $(CARGO) test --locked --test integration containerd::
 
-# The flight under the model checker.
+# The flight and the gate under the model checker.
 model:
-	$(CARGO) test --locked --features shuttle --lib flight::model
+	$(CARGO) test --locked --features shuttle --lib model::
 
 docs:
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps

@@ -12,6 +12,7 @@ use futures::stream::{self, BoxStream, StreamExt as _};
 use serde::{Deserialize, Serialize};
 
 use crate::digest::{DiffId, Digest, LayerDigest};
+use crate::gate::Urgency;
 
 /// A layer as its manifest and config speak of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +49,12 @@ pub trait Blob: Send + Sync + 'static {
 
     /// Exactly the bytes of `range`; a source that has fewer is an error.
     fn range(&self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, BlobError>>;
+
+    /// The same for work that may wait, or that somebody waits for: readers go first wherever there is a queue.
+    fn range_for(&self, range: Range<u64>, urgency: &Urgency) -> BoxFuture<'_, Result<Bytes, BlobError>> {
+        let _there_is_no_queue = urgency;
+        self.range(range)
+    }
 
     /// The whole blob in order. Ends early only with an error; a longer source is cut with an error too.
     fn stream(&self) -> BoxStream<'static, Result<Bytes, BlobError>>;
@@ -89,6 +96,7 @@ pub enum BlobError {
     NotFound(String),
     #[error("{0}")]
     Denied(String),
+    /// It is away, or overloaded: another time it may answer.
     #[error("{0}")]
     Unreachable(String),
     #[error("the source has {has} bytes where the manifest says {want}")]

@@ -3,8 +3,8 @@
 //! In reading order, which is also the order of dependence (upper uses lower; `tests/tidy.rs` checks it): [`cli`] asks
 //! the [`daemon`] through [`control`]; the daemon shows views through [`fuse`] and has [`image`] make them; an image's
 //! layers are found in the [`store`] or brought there by the [`index`]'s scan, from the [`registry`]'s
-//! [`blob`]s; a [`view`] merges them. [`flight`] is how everybody who wants the same thing shares the work, and
-//! [`digest`] how it is known that bytes were checked.
+//! [`blob`]s; a [`view`] merges them. [`flight`] is how everybody who wants the same thing shares the work, [`gate`] how
+//! readers go first, and [`digest`] how it is known that bytes were checked.
 
 pub mod blob;
 pub mod cli;
@@ -16,6 +16,7 @@ pub mod digest;
 pub mod errors;
 pub mod flight;
 pub mod fuse;
+pub mod gate;
 pub mod image;
 pub mod index;
 pub mod keeper;

@@ -136,6 +136,53 @@ impl fmt::Debug for Looked {
 }
 
 impl Looked {
+    fn encode_fetching(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let counts = self.node.images().store().fetch_counts();
+        gauge(
+            encoder,
+            "fetch_waiting",
+            "Fetches for readers that wait for a source that is away",
+            None,
+            counts.waiting,
+        )?;
+        counter(
+            encoder,
+            "fetch_waited",
+            "Fetches for readers that had to wait for a source that was away",
+            counts.waited,
+        )?;
+        counter(
+            encoder,
+            "fetch_outages",
+            "How often a layer's source was away when a reader wanted it",
+            counts.outages,
+        )?;
+        counter(encoder, "fetch_outage_tries", "How often such a source was asked again", counts.outage_tries)?;
+        counter(encoder, "fetch_read_aheads", "Fetches ahead of readers that read a file on and on", counts.read_aheads)
+    }
+
+    fn encode_completion(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let images = self.node.images();
+        let counts = images.completion_counts();
+        let bytes = Some(&Unit::Bytes);
+        counter_of(encoder, "completion", "Bytes of blobs that passed in the background", bytes, counts.bytes)?;
+        counter(
+            encoder,
+            "completion_verified",
+            "Layers whose blobs were found to be what they should be",
+            counts.verified,
+        )?;
+        counter(encoder, "completion_wrong", "Layers whose blobs or indexes were found to be wrong", counts.wrong)?;
+        let quarantined = images.store().quarantines().len() as u64;
+        gauge(
+            encoder,
+            "layers_quarantined",
+            "Layers that were found to be wrong and not scanned since",
+            None,
+            quarantined,
+        )
+    }
+
     fn encode_cache(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let usage = self.node.images().store().cache_usage();
         let bytes = Some(&Unit::Bytes);
@@ -163,6 +210,8 @@ impl Collector for Looked {
         gauge(&mut encoder, "layers_data", "Content of the layers in the store", bytes, data)?;
         gauge(&mut encoder, "layers_resident", "Of it, what is here and verified", bytes, resident)?;
         self.encode_cache(&mut encoder)?;
+        self.encode_fetching(&mut encoder)?;
+        self.encode_completion(&mut encoder)?;
         if let Ok(space) = images.store().statfs() {
             gauge(&mut encoder, "store_free", "Room for more on the store's disk", bytes, space.available)?;
         }
@@ -239,6 +288,16 @@ fn family(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, kinds: &[
 }
 
 fn counter(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
+    counter_of(encoder, name, help, None, value)
+}
+
+fn counter_of(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    unit: Option<&Unit>,
+    value: u64,
+) -> fmt::Result {
     let counter = ConstCounter::new(value);
-    counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)
+    counter.encode(encoder.encode_descriptor(name, help, unit, counter.metric_type())?)
 }

@@ -53,6 +53,7 @@ impl Node {
             }
         };
         store.set_cache(config.cache.clone());
+        store.set_fetch(config.fetch.clone());
         let (scan, index) = (config.scan.clone(), config.index.clone());
         Ok(Self { images: blocking(move || Images::new(registry, store, scan, &index)).await? })
     }

@@ -20,7 +20,7 @@ pub(super) struct Reload {
 }
 
 /// Keys, or whole sections, that are changed while the server runs. All others need a new start.
-const CHANGED_AT_ONCE: [&str; 5] = ["log", "registry.", "cache.", "scan.limits.", "server.drain_secs"];
+const CHANGED_AT_ONCE: [&str; 6] = ["log", "registry.", "cache.", "fetch.", "scan.limits.", "server.drain_secs"];
 
 // === impl Reload ===
 
@@ -96,6 +96,8 @@ impl Reload {
         }
         self.node.images().store().set_cache(new.cache.clone());
         config.cache = new.cache;
+        self.node.images().store().set_fetch(new.fetch.clone());
+        config.fetch = new.fetch;
         config.server.drain_secs = new.server.drain_secs;
         if let Err(error) = &refused {
             tracing::error!(error, "a part of the new configuration is refused; the old values stay in force");

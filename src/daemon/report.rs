@@ -2,7 +2,7 @@
 
 use crate::control::{ClaimedReport, ImageReport, LayerReport, State};
 use crate::image::{ClaimedImage, Image, Images, LayerState, LayerStatus};
-use crate::store::Layer;
+use crate::store::{Finding, Layer};
 
 pub(super) fn of_image(images: &Images, image: &Image) -> ImageReport {
     ImageReport {
@@ -30,11 +30,12 @@ pub(super) fn of_stored(layer: &Layer) -> LayerReport {
         resident_bytes: layer.resident_bytes(),
         index: heading.index_source,
     };
-    of_status(LayerStatus { digest: layer.digest(), size: heading.blob_bytes, state, declined: None })
+    let found = layer.finding();
+    of_status(LayerStatus { digest: layer.digest(), size: heading.blob_bytes, state, declined: None, found })
 }
 
 fn of_status(status: LayerStatus) -> LayerReport {
-    let LayerStatus { digest, size, state, declined } = status;
+    let LayerStatus { digest, size, state, declined, found } = status;
     let mut report = LayerReport {
         digest,
         size,
@@ -56,7 +57,14 @@ fn of_status(status: LayerStatus) -> LayerReport {
         LayerState::Ready { data_bytes, resident_bytes, index } => {
             report.state = State::Ready;
             (report.data_bytes, report.resident_bytes) = (data_bytes, resident_bytes);
-            report.index = Some(index.to_string());
+            let index = index.to_string();
+            // What a format leaves open is known by now.
+            let name = index.split(" (").next().unwrap_or_default();
+            report.index = Some(match found {
+                None => index,
+                Some(Finding::Blob) => format!("{name} (blob verified as a whole)"),
+                Some(Finding::Content) => format!("{name} (blob and content verified as a whole)"),
+            });
         }
         LayerState::Failed(error) => {
             report.state = State::Failed;

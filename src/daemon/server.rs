@@ -103,6 +103,7 @@ pub async fn serve(start: Start, ready: impl FnOnce(), interrupts: Interrupts) -
     let is_first = connections.is_empty();
     let mounts = Mounts::kept(node.clone(), config.clone(), keeping.clone());
     mounts.take_over(connections).await?;
+    node.images().complete_in_background();
     let snapshots = match sockets.snapshotter {
         Some(_) => {
             mounts.stay().await?;

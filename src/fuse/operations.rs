@@ -277,9 +277,13 @@ impl Serving {
             self.metrics.read_at_once(since, bytes.len());
         };
         match wanted.now(at_once) {
-            Ok(()) => {}
+            Ok(()) if wanted.layer.is_complete() => {}
+            Ok(()) => self.ahead(&wanted),
             Err(ReadFailed::NotResident(missing)) => {
                 let metrics = self.metrics.clone();
+                // After the reader itself.
+                let next = wanted.clone();
+                self.later(async move { next.ahead() });
                 self.later(async move {
                     let give = |bytes: &[u8]| {
                         reply.data(bytes);
@@ -360,6 +364,12 @@ impl Serving {
 
     pub(super) fn table(&self) -> arc_swap::Guard<Arc<Table>> {
         self.shelf.table()
+    }
+
+    /// Has what comes next fetched.
+    fn ahead(&self, wanted: &Wanted) {
+        let _inside = self.runtime.enter();
+        wanted.ahead();
     }
 
     fn later(&self, work: impl Future<Output = ()> + Send + 'static) {

@@ -17,6 +17,9 @@ const FILLS_MAX: usize = 16;
 /// After so many it insists on having them.
 const FILLS_PATIENT: usize = 3;
 
+/// Extents that are looked at for what comes next.
+const STRETCHES_MAX: usize = 256;
+
 /// A stretch of one file, as the kernel asks for it.
 #[derive(Clone)]
 pub(super) struct Wanted {
@@ -72,6 +75,23 @@ impl Wanted {
             give(out);
             Ok(())
         })
+    }
+
+    /// Has what comes next fetched, if the file is being read on and on. Waits for nothing. Must be called inside a runtime.
+    pub(super) fn ahead(&self) {
+        let Ok(node) = self.layer.tree().node(self.file) else { return };
+        let end = self.at.saturating_add(self.len as u64).min(node.size);
+        let Some(ahead) = self.layer.reads_on(self.file.0.into(), &(self.at..end), node.size) else { return };
+        let (mut at, mut stretches) = (ahead.start, Vec::new());
+        while at < ahead.end && stretches.len() < STRETCHES_MAX {
+            let Ok(extent) = self.layer.tree().extent(self.file, at) else { return };
+            let len = extent.len.min(ahead.end - at);
+            if let Place::Data(offset) = extent.place {
+                stretches.push(offset..offset + len);
+            }
+            at += len.max(1);
+        }
+        self.layer.fetch_ahead(stretches);
     }
 
     /// Fetches what is missing, and then what is missing still, until there are bytes for `give`.

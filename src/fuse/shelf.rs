@@ -132,6 +132,11 @@ impl Shelf {
         self.table().views.get(&slot).is_some_and(|shown| shown.ready.is_some())
     }
 
+    /// Whether the view shows a layer that was found to be wrong.
+    pub fn is_tainted(&self, slot: ViewSlot) -> bool {
+        self.table().ready(slot).is_some_and(|ready| ready.layers.values().any(|layer| layer.is_quarantined()))
+    }
+
     pub(super) fn table(&self) -> arc_swap::Guard<Arc<Table>> {
         self.shared.table.load()
     }

@@ -20,6 +20,7 @@ pub(super) use find::Found;
 pub(super) use ledger::{ImageKey, Ledger};
 pub(super) use needs::AtWork;
 pub(super) use quiet::Quiet;
+pub(super) use uses::Wanting;
 
 use bytes::Bytes;
 

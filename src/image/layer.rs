@@ -39,7 +39,7 @@ impl Images {
 
     /// The index that is used for the layer, if it is not scanned.
     pub(super) fn binding(&self, layer: &Layered) -> Option<Binding> {
-        if self.shared.trust == Trust::Bound { sources::binding(layer) } else { None }
+        if self.shared.trust == Trust::None { None } else { sources::binding(layer) }
     }
 
     async fn find_or_scan(&self, image: &Arc<Image>, layer: &Layered) -> Result<Arc<Layer>, ImageError> {
@@ -55,6 +55,9 @@ impl Images {
         let at_work = self.at_work(layer.digest).await;
         if let Some(here) = self.shared.store.layer(&layer.digest)? {
             return self.use_of(here, layer);
+        }
+        if self.shared.store.quarantined(&layer.digest).is_some() {
+            return Ok(None);
         }
         let blob = self.shared.registry.open(layer.digest, layer.size, image.origin.clone()).await?;
         let started = std::time::Instant::now();

@@ -3,6 +3,7 @@
 //! Everything here that takes long is a flight: one manifest request for all who open an image, one scan for all
 //! who want a layer, one view for all mounts of an image. Dropping what a call returned drops its claim on the work.
 
+mod background;
 mod beside;
 mod cache;
 mod chains;
@@ -12,6 +13,7 @@ mod progress;
 mod referrers;
 mod refusals;
 mod resolve;
+mod verify;
 
 use std::collections::HashMap;
 
@@ -29,12 +31,14 @@ use crate::sync::atomic::AtomicU64;
 use crate::sync::{Arc, Mutex};
 use crate::view::{LayerSlot, Lower, View, ViewError, ViewSlot};
 
+pub use background::CompletionCounts;
 pub use cache::{Pinned, Prune, Pruned};
 pub use chains::{ChainError, ChainSource, ChainUsage, ChainWanted, ClaimedImage, Held, Search};
 pub use layer::Need;
 pub use progress::{LayerState, LayerStatus};
 pub use resolve::Asker;
 
+use background::Completing;
 use chains::{Found, Ledger, Quiet};
 use declines::Declines;
 use progress::Progresses;
@@ -70,6 +74,8 @@ pub enum Trust {
     /// Those that a digest in the image's manifest covers.
     #[default]
     Bound,
+    /// Those that lie beside the image in its registry, too. They are used at once and compared with the whole layer in the background.
+    Registry,
 }
 
 /// Images of one node. Clones share everything.
@@ -163,6 +169,7 @@ struct Shared {
     /// Says that a layer or an image's record is nobody's any more: who waited for that may try.
     freed: watch::Sender<()>,
     failed_scans: AtomicU64,
+    completing: Completing,
 }
 
 // === impl Config ===
@@ -199,6 +206,7 @@ impl Images {
             work: watch::Sender::default(),
             freed: watch::Sender::default(),
             failed_scans: AtomicU64::new(0),
+            completing: Completing::default(),
         };
         let images = Self { shared: Arc::new(shared) };
         images.recall();

@@ -8,7 +8,7 @@ use crate::errors::with_causes;
 use crate::image::LayerError;
 use crate::index::frames::IndexSource;
 use crate::index::scan::Progress;
-use crate::store::Store;
+use crate::store::{Finding, Store};
 use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, Mutex};
 
@@ -21,6 +21,8 @@ pub struct LayerStatus {
     pub state: LayerState,
     /// Why an index that came with the layer was not used.
     pub declined: Option<Arc<str>>,
+    /// What of a layer whose index was not made here was compared as a whole.
+    pub found: Option<Finding>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,16 +87,22 @@ impl Progresses {
     }
 
     pub(super) fn status(&self, layer: &Layered, store: &Store, declined: Option<Arc<str>>) -> LayerStatus {
+        let mut found = None;
         let state = match store.layer(&layer.digest) {
-            Ok(Some(here)) => LayerState::Ready {
-                data_bytes: here.data_bytes(),
-                resident_bytes: here.resident_bytes(),
-                index: here.frames().heading().index_source,
-            },
+            Ok(Some(here)) => {
+                found = here.finding();
+                LayerState::Ready {
+                    data_bytes: here.data_bytes(),
+                    resident_bytes: here.resident_bytes(),
+                    index: here.frames().heading().index_source,
+                }
+            }
             Ok(None) => self.layers.get(&layer.digest).map_or(LayerState::Untouched, LayerProgress::state),
             Err(error) => LayerState::Failed(error.to_string()),
         };
-        LayerStatus { digest: layer.digest, size: layer.size, state, declined }
+        let quarantined = store.quarantined(&layer.digest);
+        let quarantined = quarantined.map(|bad| format!("quarantined, its index was wrong: {}", bad.cause).into());
+        LayerStatus { digest: layer.digest, size: layer.size, state, declined: quarantined.or(declined), found }
     }
 }
 

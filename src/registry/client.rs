@@ -208,7 +208,7 @@ impl Client {
             headers.insert(AUTHORIZATION, authorization.header.clone());
         }
         let (url, what, only_head) = (url.clone(), ask.what.as_str(), ask.only_head);
-        Call { url, what, headers, form: None, only_head, weight: ask.weight, kind: ask.kind(), tls: None }
+        Call { url, what, headers, form: None, only_head, weight: ask.weight.clone(), kind: ask.kind(), tls: None }
     }
 
     async fn next_hop(&self, host: &Host, ask: &Ask, url: &Url, reply: Reply) -> Result<Url, RegistryError> {

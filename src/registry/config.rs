@@ -33,6 +33,8 @@ pub struct Config {
     /// Requests to one host at the same time. A quarter is kept free of whole-layer downloads, so that small requests
     /// (manifests, single frames somebody waits for) need not queue behind them.
     pub connections_per_host: usize,
+    /// Requests to one host in a second, whoever asks; 0 is without a bound.
+    pub requests_per_second: u32,
     /// How long finding the address, connecting and the TLS handshake may take together.
     pub connect_timeout_secs: u64,
     /// How long a registry may think before it answers.
@@ -66,6 +68,7 @@ impl Default for Config {
             kubelet_credential_provider_bin_dir: None,
             helper_timeout_secs: 30,
             connections_per_host: 8,
+            requests_per_second: 0,
             connect_timeout_secs: 5,
             response_timeout_secs: 30,
             idle_timeout_secs: 30,

@@ -28,6 +28,8 @@ pub struct Counters {
     pub resumed: AtomicU64,
     /// Tokens fetched.
     pub tokens: AtomicU64,
+    /// Answers that asked for a pause, which everybody who talks to that host keeps.
+    pub pauses: AtomicU64,
     /// How long registries took to begin an answer.
     latency: Family<Requests, Latency>,
     /// Requests by how they ended, failures of whole questions by why.
@@ -91,6 +93,7 @@ pub struct Counts {
     pub retries: u64,
     pub resumed: u64,
     pub tokens: u64,
+    pub pauses: u64,
 }
 
 // === impl Kind ===
@@ -177,6 +180,7 @@ impl Counters {
             retries: read(&self.retries),
             resumed: read(&self.resumed),
             tokens: read(&self.tokens),
+            pauses: read(&self.pauses),
         }
     }
 }
@@ -207,6 +211,12 @@ impl Collector for Collected {
             ("registry_retries", "Requests sent again because one failed", None, now.retries),
             ("registry_resumed", "Downloads that broke midway and went on from there", None, now.resumed),
             ("registry_tokens", "Tokens fetched", None, now.tokens),
+            (
+                "registry_pauses",
+                "Answers that asked all of the node to leave a host alone for a while",
+                None,
+                now.pauses,
+            ),
         ];
         for (name, help, unit, value) in counters {
             let counter = ConstCounter::new(value);

@@ -119,7 +119,9 @@ impl From<RegistryError> for BlobError {
             RegistryError::Unreachable { .. }
             | RegistryError::Silent { .. }
             | RegistryError::Stalled { .. }
-            | RegistryError::Broken { .. } => Self::Unreachable(with_causes(&error)),
+            | RegistryError::Broken { .. }
+            | RegistryError::Busy { .. }
+            | RegistryError::Status { status: 408 | 500..=599, .. } => Self::Unreachable(with_causes(&error)),
             _ => Self::Other(with_causes(&error)),
         }
     }

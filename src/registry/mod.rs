@@ -13,6 +13,7 @@ mod config;
 mod counters;
 mod credential_helper;
 mod credentials;
+mod door;
 mod duration;
 mod error;
 mod failure;

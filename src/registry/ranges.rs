@@ -13,6 +13,7 @@ use reqwest::{StatusCode, Url};
 
 use crate::blob::{Blob, BlobError};
 use crate::digest::LayerDigest;
+use crate::gate::Urgency;
 use crate::registry::ask::Ask;
 use crate::registry::client::{Answer, Tries};
 use crate::registry::clients::Clients;
@@ -93,11 +94,16 @@ impl Blob for LayerBlob {
     }
 
     fn range(&self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, BlobError>> {
+        self.range_for(range, &Urgency::reader())
+    }
+
+    fn range_for(&self, range: Range<u64>, urgency: &Urgency) -> BoxFuture<'_, Result<Bytes, BlobError>> {
+        let weight = Weight::Part(urgency.clone());
         Box::pin(async move {
             if range.start > range.end || range.end > self.place.size {
                 return Err(BlobError::Size { has: self.place.size, want: range.end });
             }
-            Ok(Stretch::new(self.place.clone(), range, Weight::Light).whole().await?)
+            Ok(Stretch::new(self.place.clone(), range, weight).whole().await?)
         })
     }
 
@@ -258,7 +264,7 @@ impl Stretch {
     }
 
     async fn open(&self) -> Result<Flow, RegistryError> {
-        let Answer { reply, .. } = self.place.ask(self.at, self.end, self.weight).await?;
+        let Answer { reply, .. } = self.place.ask(self.at, self.end, self.weight.clone()).await?;
         add(&self.place.clients.now().counters().blob_requests, 1);
         let is_whole = self.at == 0 && self.end == self.place.size;
         let length = reply.body.length();

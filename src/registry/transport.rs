@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use reqwest::header::{self, HeaderMap, HeaderName};
 use reqwest::{Client, StatusCode, Url};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::gate::Urgency;
 use crate::registry::clients::Lasting;
 use crate::registry::config::Config;
 use crate::registry::counters::{Counters, Kind, add};
+use crate::registry::door::{Doors, Inside};
 use crate::registry::error::RegistryError;
 use crate::registry::failure;
 use crate::registry::hosts::{Host, Tls, authority, is_loopback};
@@ -31,7 +32,7 @@ pub(super) struct Transport {
     /// To hosts that are spoken to in a manner of their own.
     own: Mutex<HashMap<(Arc<Tls>, bool), Client>>,
     authorities: Authorities,
-    gates: Mutex<HashMap<String, Gate>>,
+    doors: Doors,
     config: Config,
     counters: Arc<Counters>,
 }
@@ -51,12 +52,14 @@ pub(super) struct Call<'a> {
 }
 
 /// How long an answer's body will keep its connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) enum Weight {
-    /// A manifest, a token, a frame that somebody waits for.
+    /// A manifest, a token.
     Light,
     /// A whole layer.
     Heavy,
+    /// A part of one, as urgent as this.
+    Part(Urgency),
 }
 
 pub(super) struct Reply {
@@ -72,18 +75,9 @@ pub(super) struct Body {
     what: String,
     idle: Duration,
     counters: Arc<Counters>,
-    _places: Vec<OwnedSemaphorePermit>,
+    _inside: Inside,
 }
 
-/// How many may talk to a host at once.
-#[derive(Clone)]
-struct Gate {
-    all: Arc<Semaphore>,
-    heavy: Arc<Semaphore>,
-}
-
-/// Hosts are few; redirects to made-up names must not fill the table.
-const GATES_MAX: usize = 256;
 /// Manners of connecting that a configuration names.
 const OWN_MAX: usize = 64;
 /// A registry closes what is idle after about a minute.
@@ -102,9 +96,9 @@ impl Transport {
         let near = client(config, Authorities::trust_nobody()?, true, None)?;
         let authorities = Authorities::read(config)?;
         let (near_tls, far) = (OnceLock::new(), OnceLock::new());
-        let (own, gates) = (Mutex::default(), Mutex::default());
+        let (own, doors) = (Mutex::default(), Doors::new(config));
         let (config, counters) = (config.clone(), lasting.counters.clone());
-        Ok(Self { near, near_tls, far, own, authorities, gates, config, counters })
+        Ok(Self { near, near_tls, far, own, authorities, doors, config, counters })
     }
 
     pub(super) fn counters(&self) -> &Arc<Counters> {
@@ -115,7 +109,7 @@ impl Transport {
     pub(super) async fn send(&self, call: Call<'_>) -> Result<Reply, RegistryError> {
         let host = authority(&call.url);
         let client = self.client(&call.url, call.tls.as_ref()).await?;
-        let places = self.enter(&host, call.weight).await;
+        let inside = self.doors.enter(&host, call.what, &call.weight).await?;
         let mut request = match call.form {
             Some(form) => {
                 client.post(call.url).header(header::CONTENT_TYPE, "application/x-www-form-urlencoded").body(form)
@@ -138,31 +132,12 @@ impl Transport {
         };
         self.counters.latency(call.kind).observe(since.elapsed());
         let (status, headers) = (response.status(), response.headers().clone());
+        if self.doors.answered(&host, status, &headers) {
+            add(&self.counters.pauses, 1);
+        }
         let (idle, counters) = (self.config.idle_timeout(), self.counters.clone());
-        let body = Body { response, host, what, idle, counters, _places: places };
+        let body = Body { response, host, what, idle, counters, _inside: inside };
         Ok(Reply { status, headers, body })
-    }
-
-    /// Waits for a place among those who talk to `host`. Every holder of one has deadlines of its own.
-    async fn enter(&self, host: &str, weight: Weight) -> Vec<OwnedSemaphorePermit> {
-        let gate = self.gate(host);
-        let mut places = Vec::new();
-        if weight == Weight::Heavy {
-            places.extend(gate.heavy.acquire_owned().await); // an error would mean a closed semaphore, and none ever is
-        }
-        places.extend(gate.all.acquire_owned().await);
-        places
-    }
-
-    fn gate(&self, host: &str) -> Gate {
-        let mut gates = self.gates.lock();
-        if gates.len() >= GATES_MAX {
-            gates.retain(|_, gate| Arc::strong_count(&gate.all) > 1);
-        }
-        let all = self.config.connections_per_host.clamp(1, 1024);
-        let heavy = (all - all.div_ceil(4)).max(1);
-        let new = || Gate { all: Arc::new(Semaphore::new(all)), heavy: Arc::new(Semaphore::new(heavy)) };
-        gates.entry(host.to_owned()).or_insert_with(new).clone()
     }
 
     async fn client(&self, url: &Url, tls: Option<&Arc<Tls>>) -> Result<Client, RegistryError> {
@@ -200,6 +175,18 @@ impl Transport {
             own.clear();
         }
         Ok(own.entry(key).or_insert(client).clone())
+    }
+}
+
+// === impl Weight ===
+
+impl Weight {
+    /// Of the request.
+    pub(super) fn urgency(&self) -> Urgency {
+        match self {
+            Self::Light | Self::Heavy => Urgency::reader(),
+            Self::Part(urgency) => urgency.clone(),
+        }
     }
 }
 

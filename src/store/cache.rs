@@ -229,6 +229,25 @@ impl Cache {
         self.is_within(config.max_bytes).then_some(room)
     }
 
+    /// Whether so many bytes have room without anything having to go for them, now or soon.
+    pub(super) fn has_spare(&self, bytes: u64) -> bool {
+        let config = self.config.lock().clone();
+        let taken = self.taken.load(Ordering::SeqCst);
+        let used = self.used.load(Ordering::SeqCst).saturating_add(taken).saturating_add(bytes);
+        config.max_bytes == 0 || (self.is_counted() && used <= config.high_bytes())
+    }
+
+    /// Whether it is known how much is used; counts it if not. Blocking the first time.
+    fn is_counted(&self) -> bool {
+        if self.is_counted.load(Ordering::SeqCst) {
+            return true;
+        }
+        let Some(inner) = self.store.get().and_then(Weak::upgrade) else { return false };
+        let _one_at_a_time = self.making_room.lock();
+        // Nothing is over a bound that is none.
+        self.evict(&Store { inner }, u64::MAX, 0).is_ok()
+    }
+
     /// A layer came that was received whole. Blocking if something must go for it.
     pub(super) fn layer_came(&self, bytes: u64) {
         let config = self.config.lock().clone();

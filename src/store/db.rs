@@ -10,6 +10,7 @@
 mod cache;
 mod layers;
 mod snapshots;
+mod verdicts;
 
 use std::fs;
 use std::fs::File;
@@ -70,6 +71,8 @@ struct Trees {
     /// See `cache`.
     pins: sled::Tree,
     accesses: sled::Tree,
+    /// See `verdicts`.
+    verdicts: sled::Tree,
     db: sled::Db,
     /// sled's log, for reserving space and for what sled's own flush leaves out.
     log: File,
@@ -242,8 +245,8 @@ impl Trees {
         let (meta, layers, images, snapshots) = (tree("meta")?, tree("layers")?, tree("images")?, tree("snapshots")?);
         let log = path.join("db");
         let log = File::options().write(true).open(&log).map_err(StoreError::io("open", &log));
-        let (pins, accesses) = (tree("pins")?, tree("accesses")?);
-        Ok(Self { meta, layers, images, snapshots, pins, accesses, db, log: log.map_err(Trouble::Failed)? })
+        let (pins, accesses, verdicts) = (tree("pins")?, tree("accesses")?, tree("verdicts")?);
+        Ok(Self { meta, layers, images, snapshots, pins, accesses, verdicts, db, log: log.map_err(Trouble::Failed)? })
     }
 
     /// Makes sure that a change which writes so many bytes finds its space.

@@ -3,23 +3,26 @@
 //! A byte goes into the data file only after its frame's digest matched, so a fill that is cancelled, or fails, or
 //! dies half way can leave a frame half written but never wrong.
 
+mod error;
+
 use std::fs::File;
-use std::io::{self, BufWriter, Write as _};
+use std::io::{BufWriter, Write as _};
 use std::ops::Range;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt as _, Shared as SharedFuture};
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
-use crate::blob::BlobError;
-use crate::digest::{Checked, FrameHashing, LayerDigest, Mismatch, SourceHashing, check_frame};
+use crate::digest::{Checked, FrameHashing, SourceHashing, check_frame};
 use crate::flight::Failed;
+use crate::gate::{Place, Urgency};
 use crate::index::codec::{self, DecodeError};
-use crate::index::frames::{Frame, FrameId, FramesError};
+use crate::index::frames::{Frame, FrameId};
 use crate::store::layer::Layer;
 use crate::store::source::Pieces;
+use crate::store::wishes::Priority;
 use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, spawn};
 use crate::sys::file;
@@ -44,38 +47,17 @@ const PIECES_WAITING: usize = 2;
 /// Residency is written down so long after a fill: a crash costs fetching what was filled since then once more.
 const SYNC_DELAY: Duration = Duration::from_secs(5);
 
-/// Why frames could not be made resident. The layer stays as it was, and the next call tries again.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum FillError {
-    #[error(
-        "bytes of layer {layer} are needed that are not on disk, and no image says where to fetch them: pull one that has it"
-    )]
-    NoOrigin { layer: LayerDigest },
-    #[error("cannot fetch bytes of layer {layer}")]
-    Blob { layer: LayerDigest, source: BlobError },
-    #[error("cannot unpack frame {frame} of layer {layer}")]
-    Decode { layer: LayerDigest, frame: u32, source: Arc<DecodeError> },
-    #[error("frame {frame} of layer {layer} is not what its index says; its source sends other bytes")]
-    Mismatch { layer: LayerDigest, frame: u32, source: Mismatch },
-    #[error("the disk is full: frame {frame} of layer {layer} cannot be kept; free some space")]
-    Full { layer: LayerDigest, frame: u32, source: Arc<io::Error> },
-    #[error("cannot write frame {frame} of layer {layer}")]
-    Io { layer: LayerDigest, frame: u32, source: Arc<io::Error> },
-    #[error("the index of layer {layer} cannot be used; `oncefs check --repair` removes it, and it is made again")]
-    Index { layer: LayerDigest, source: Arc<FramesError> },
-    #[error("oncefs is stopping")]
-    Stopping,
-}
+pub use error::FillError;
 
 /// What [`Layer::fill`] fails with; everybody who waited for the same frame gets the same.
 pub type FillFailed = Failed<FillError>;
 
 /// Source bytes of neighbouring frames, and the right to hold them in memory.
 #[derive(Clone)]
-struct Fetched {
-    start: u64,
-    bytes: Bytes,
-    _permit: Arc<OwnedSemaphorePermit>,
+pub(super) struct Fetched {
+    pub(super) start: u64,
+    pub(super) bytes: Bytes,
+    pub(super) _place: Arc<Place>,
 }
 
 type Fetching = SharedFuture<BoxFuture<'static, Result<Fetched, FillError>>>;
@@ -85,14 +67,15 @@ enum Way {
     /// They are there.
     Resident,
     /// In memory, from a request that it may share.
-    Small(Fetching),
+    Small(Fetching, Urgency),
     /// Piece by piece through a file.
-    Large,
+    Large(Urgency),
 }
 
 /// A request that is being put together. Flights that need it wait for it from the start.
 struct Request {
     fetching: Fetching,
+    urgency: Urgency,
     range: Option<Range<u64>>,
     sender: oneshot::Sender<Range<u64>>,
 }
@@ -102,13 +85,14 @@ struct Request {
 impl Request {
     fn new(layer: Arc<Layer>) -> Self {
         let (sender, range) = oneshot::channel::<Range<u64>>();
+        let urgency = Urgency::background(); // until a wish for one of its frames says otherwise
+        let own = urgency.clone();
         let fetching = async move {
             let range = range.await.map_err(|_| FillError::Stopping)?;
-            let permit = layer.shared.fetches.clone().acquire_owned().await.map_err(|_| FillError::Stopping)?;
-            let bytes = layer.fetch(range.clone()).await?;
-            Ok(Fetched { start: range.start, bytes, _permit: Arc::new(permit) })
+            let (bytes, place) = layer.fetch(range.clone(), &own).await?;
+            Ok(Fetched { start: range.start, bytes, _place: Arc::new(place) })
         };
-        Self { fetching: fetching.boxed().shared(), range: None, sender }
+        Self { fetching: fetching.boxed().shared(), urgency, range: None, sender }
     }
 
     /// Asks for the source of one frame more, which begins no earlier than those it asks for already.
@@ -131,14 +115,23 @@ impl Layer {
     /// Returns when every frame of `frames` was resident; one that is dropped again right away is the reader's to ask
     /// for again. Must be called inside a runtime. Dropping it gives up what nobody else waits for.
     pub async fn fill(self: &Arc<Self>, frames: Range<u32>) -> Result<(), FillFailed> {
-        self.take_from_twins(frames.clone()).await;
+        let _waits = self.shared.reader_waits();
+        self.fill_for(frames, Priority::Reader).await
+    }
+
+    /// The same, for readers or in the background. What a reader joins goes on as a reader's.
+    pub async fn fill_for(self: &Arc<Self>, frames: Range<u32>, priority: Priority) -> Result<(), FillFailed> {
+        self.take_from_twins(frames.clone(), priority).await;
         let requests = self.plan(frames).map_err(|error| Failed::Work(Arc::new(error)))?;
-        let filling = stream::iter(requests).map(|frames| self.fill_together(frames));
+        let filling = stream::iter(requests).map(|frames| self.fill_together(frames, priority));
         filling.buffer_unordered(REQUESTS_OF_A_CALL).try_collect().await
     }
 
     /// The frames of `frames` that are not resident, neighbours together as far as one request may go.
     fn plan(&self, frames: Range<u32>) -> Result<Vec<Range<u32>>, FillError> {
+        if self.is_quarantined() {
+            return Err(FillError::Quarantined { layer: self.digest() });
+        }
         let mut requests: Vec<(Range<u32>, Range<u64>)> = Vec::new();
         let all = frames.start..frames.end.min(self.frames().len());
         for frame in all.filter(|frame| !self.is_at_hand(*frame)) {
@@ -156,24 +149,29 @@ impl Layer {
 
     /// Joins the flights of neighbouring frames. Those that nobody fills yet share requests, each for frames without
     /// a gap, so that no byte is asked for twice.
-    async fn fill_together(self: &Arc<Self>, frames: Range<u32>) -> Result<(), FillFailed> {
+    async fn fill_together(self: &Arc<Self>, frames: Range<u32>, priority: Priority) -> Result<(), FillFailed> {
         let failed = |error| Failed::Work(Arc::new(self.index_error(error)));
-        let (mut tickets, mut open) = (Vec::new(), None);
+        let (mut tickets, mut wishes, mut open) = (Vec::new(), Vec::new(), None);
         for frame in frames {
             let source = self.frames().source_range(FrameId(frame)).map_err(failed)?;
             let data = self.frames().data_range(FrameId(frame)).map_err(failed)?;
             let mut request = open.take().unwrap_or_else(|| Request::new(self.clone()));
             let mut shares = false;
-            tickets.push(self.shared.fills.join((self.slot(), frame), || {
+            let (key, urgency) = ((self.slot(), frame), request.urgency.clone());
+            // Before the flight is joined: whoever starts it sees it, or we see that one's work.
+            let wish = self.shared.wishes.wish(key, priority);
+            tickets.push(self.shared.fills.join(key, || {
+                wish.works(&urgency);
                 // Nobody else fills the frame from here on; but somebody may have since it was planned for.
                 let way = match is_large(&source, &data) {
                     _ if self.is_at_hand(frame) => Way::Resident,
-                    true => Way::Large,
-                    false => Way::Small(request.fetching.clone()),
+                    true => Way::Large(urgency),
+                    false => Way::Small(request.fetching.clone(), urgency),
                 };
-                shares = matches!(way, Way::Small(_));
+                shares = matches!(way, Way::Small(..));
                 self.clone().fill_one(frame, way)
             }));
+            wishes.push(wish);
             if shares {
                 request.extend(source);
                 open = Some(request);
@@ -191,8 +189,8 @@ impl Layer {
     async fn fill_one(self: Arc<Self>, id: u32, way: Way) -> Result<(), FillError> {
         let filled = match way {
             Way::Resident => return Ok(()),
-            Way::Large => self.fill_large(id).await,
-            Way::Small(fetching) => self.fill_small(id, fetching).await,
+            Way::Large(urgency) => self.fill_large(id, &urgency).await,
+            Way::Small(fetching, urgency) => self.fill_small(id, fetching, &urgency).await,
         };
         match &filled {
             Ok(()) => self.sync_soon(),
@@ -203,9 +201,22 @@ impl Layer {
         filled
     }
 
-    async fn fill_small(self: &Arc<Self>, id: u32, fetching: Fetching) -> Result<(), FillError> {
+    /// A frame whose bytes are here already, through the same door as all.
+    pub(super) async fn fill_fetched(self: &Arc<Self>, id: u32, fetched: Fetched) -> Result<(), FillFailed> {
+        let (key, urgency) = ((self.slot(), id), Urgency::background());
+        let wish = self.shared.wishes.wish(key, Priority::Background);
+        let ticket = self.shared.fills.join(key, || {
+            wish.works(&urgency);
+            let fetching: Fetching = futures::future::ready(Ok(fetched)).boxed().shared();
+            let way = if self.is_at_hand(id) { Way::Resident } else { Way::Small(fetching, urgency) };
+            self.clone().fill_one(id, way)
+        });
+        ticket.await
+    }
+
+    async fn fill_small(self: &Arc<Self>, id: u32, fetching: Fetching, urgency: &Urgency) -> Result<(), FillError> {
         let fetched = fetching.await?;
-        let permit = self.shared.decodes.clone().acquire_owned().await.map_err(|_| FillError::Stopping)?;
+        let permit = self.shared.decodes.enter(urgency).await;
         let layer = self.clone();
         blocking(move || {
             let _until_the_end = permit; // also when nobody waits any more
@@ -247,9 +258,9 @@ impl Layer {
     }
 
     /// Fetches a frame piece by piece, decodes and checks it into an unnamed file, and keeps it from there.
-    async fn fill_large(self: &Arc<Self>, id: u32) -> Result<(), FillError> {
+    async fn fill_large(self: &Arc<Self>, id: u32, urgency: &Urgency) -> Result<(), FillError> {
         let frame = self.frames().get(FrameId(id)).map_err(|error| self.index_error(error))?;
-        let permit = self.shared.fetches.clone().acquire_owned().await.map_err(|_| FillError::Stopping)?;
+        let permit = self.shared.large.enter(urgency).await;
         let (pieces, source) = mpsc::channel(PIECES_WAITING);
         let (layer, range) = (self.clone(), frame.source.clone());
         let keeping = blocking(move || {
@@ -264,7 +275,7 @@ impl Layer {
             let mut at = range.start;
             while at < range.end {
                 let end = range.end.min(at + PIECE_BYTES);
-                if pieces.send(self.fetch(at..end).await?).await.is_err() {
+                if pieces.send(self.fetch(at..end, urgency).await?.0).await.is_err() {
                     break; // the decoder gave up, and says why
                 }
                 at = end;
@@ -311,40 +322,6 @@ impl Layer {
     }
 }
 
-// === what went wrong ===
-
-impl Layer {
-    fn index_error(&self, error: FramesError) -> FillError {
-        FillError::Index { layer: self.digest(), source: Arc::new(error) }
-    }
-
-    fn decode_error(&self, frame: u32, error: DecodeError) -> FillError {
-        match error {
-            DecodeError::Write(error) => self.write_error(frame, error),
-            other => FillError::Decode { layer: self.digest(), frame, source: Arc::new(other) },
-        }
-    }
-
-    fn mismatch(&self, frame: u32, source: Mismatch) -> FillError {
-        FillError::Mismatch { layer: self.digest(), frame, source }
-    }
-
-    /// What is not kept must pass through memory, and this frame is too large for that.
-    fn no_room(&self, frame: u32) -> FillError {
-        let cause = "the cache is full of what may not go; make max_bytes in [cache] larger, or unpin an image";
-        let source = Arc::new(io::Error::new(io::ErrorKind::StorageFull, cause));
-        FillError::Full { layer: self.digest(), frame, source }
-    }
-
-    fn write_error(&self, frame: u32, error: io::Error) -> FillError {
-        let (layer, kind, source) = (self.digest(), error.kind(), Arc::new(error));
-        match kind {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => FillError::Full { layer, frame, source },
-            _ => FillError::Io { layer, frame, source },
-        }
-    }
-}
-
 /// Runs what blocks where it may. A panic goes on to the flight, which makes it everybody's error.
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, FillError> + Send + 'static,
@@ -364,7 +341,7 @@ fn is_next(bytes: &Range<u64>, source: &Range<u64>) -> bool {
 }
 
 /// Whether a frame passes through a file instead of memory; it is not fetched together with others either.
-fn is_large(source: &Range<u64>, data: &Range<u64>) -> bool {
+pub(super) fn is_large(source: &Range<u64>, data: &Range<u64>) -> bool {
     length(source).max(length(data)) > IN_MEMORY_BYTES_MAX
 }
 

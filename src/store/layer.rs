@@ -13,10 +13,13 @@ use crate::blob::{Blob, Origin};
 use crate::digest::{Checked, DiffId, FrameDigest, FrameHashing, LayerDigest};
 use crate::index::frames::{FrameId, Frames, FramesError};
 use crate::index::tree::read::Tree;
+use crate::store::ahead::Ahead;
 use crate::store::cache::Evicted;
 use crate::store::layout::{DATA, FRAMES, Layout, RESIDENT, TREE};
+use crate::store::outage::Outage;
 use crate::store::recency::{self, Recency};
 use crate::store::resident::{Resident, ResidentError, Unread};
+use crate::store::verdicts::Judged;
 use crate::store::{Shared, StoreError};
 use crate::sync::atomic::AtomicBool;
 use crate::sync::{Arc, Mutex};
@@ -35,6 +38,11 @@ pub struct Layer {
     origin: Mutex<Option<Origin>>,
     /// The blob that frames are fetched from, once one was; empty again after it failed.
     pub(super) blob: tokio::sync::Mutex<Option<Arc<dyn Blob>>>,
+    pub(super) outage: Outage,
+    /// What is known of its blob as a whole.
+    pub(super) judged: Judged,
+    /// The readers of its files that go on and on.
+    pub(super) ahead: Ahead,
     /// Whether somebody will write the bitmap soon.
     pub(super) sync_awaited: AtomicBool,
     pub(super) shared: Arc<Shared>,
@@ -59,6 +67,8 @@ pub enum ReadError {
     Beyond { layer: LayerDigest, at: u64 },
     #[error("cannot read the data file of layer {layer}")]
     Io { layer: LayerDigest, source: io::Error },
+    #[error("layer {layer} is quarantined: its index was found to be wrong; mount the image anew")]
+    Quarantined { layer: LayerDigest },
 }
 
 /// How much of a frame is in memory while it is compared with its digest.
@@ -115,6 +125,9 @@ impl Layer {
             recency,
             origin: Mutex::new(origin),
             blob: tokio::sync::Mutex::new(None),
+            outage: Outage::default(),
+            judged: Judged::default(),
+            ahead: Ahead::default(),
             sync_awaited: AtomicBool::new(false),
             shared,
         })
@@ -132,7 +145,7 @@ impl Layer {
     /// Whether blob and tar were compared with their digests as a whole. If not, each frame is what an index says that a
     /// manifest binds to the layer; it counts for that manifest alone.
     pub fn is_verified(&self) -> bool {
-        self.frames.heading().index_source.verifies_layer()
+        self.frames.heading().index_source.verifies_layer() || self.judged.has_good_content()
     }
 
     /// The layer's number in node ids: no other layer of this root had it, or will.
@@ -178,6 +191,9 @@ impl Layer {
     pub fn read_at(&self, at: u64, out: &mut [u8]) -> Result<(), ReadError> {
         let end = at.checked_add(out.len() as u64).filter(|end| *end <= self.data_bytes());
         let range = at..end.ok_or(ReadError::Beyond { layer: self.digest, at })?;
+        if self.is_quarantined() {
+            return Err(ReadError::Quarantined { layer: self.digest });
+        }
         self.recency.note(&range, recency::now());
         let read = self.resident.read(|| self.frames.covering(range.clone()), || self.data.read_exact_at(out, at));
         match read {

@@ -4,14 +4,19 @@
 //! from then on its bytes may come and go frame by frame ([`Layer::fill`], [`Layer::drop_frames`]), checked each
 //! time. Nothing here knows a registry or a mount.
 
+mod ahead;
 mod cache;
 mod check;
 mod db;
+mod entry;
 mod error;
+mod fetching;
 mod fill;
 mod layer;
 mod layout;
 mod lend;
+mod outage;
+mod passing;
 mod receive;
 mod recency;
 mod records;
@@ -21,23 +26,28 @@ mod slots;
 mod source;
 mod twins;
 mod unkept;
+mod verdicts;
+mod wishes;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::Semaphore;
 
 use crate::blob::{Blobs, Origin};
 use crate::digest::LayerDigest;
 use crate::flight::Flight;
+use crate::gate::Gate;
 use crate::store::cache::Cache;
 use crate::store::db::Db;
+use crate::store::entry::Entry;
+use crate::store::fetching::Fetching;
 use crate::store::layout::Layout;
-use crate::store::records::LayerRecord;
+use crate::store::records::{LayerRecord, VerdictRecord};
 use crate::store::twins::Twins;
+use crate::store::wishes::Wishes;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex};
 use crate::sys::file;
@@ -46,11 +56,20 @@ pub use crate::sys::file::Space;
 pub use cache::{CacheConfig, CacheUsage, Evicted, Uses, UsesOf};
 pub use check::{CheckProgress, CheckReport};
 pub use error::StoreError;
+pub use fetching::{Background, FetchConfig, FetchCounts};
 pub use fill::{FillError, FillFailed};
 pub use layer::{Layer, Measure, ReadError};
 pub use lend::Insisting;
+pub use passing::Passing;
 pub use receive::Receiving;
 pub use records::ImageRecord;
+pub use verdicts::{Finding, Quarantine};
+pub use wishes::Priority;
+
+/// More requests are no faster anywhere.
+const FETCHES_MAX: usize = 1024;
+/// Each takes a thread that may block for long.
+const LARGE_MAX: usize = 16;
 
 /// What of the store can be chosen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,25 +95,24 @@ struct Inner {
     shared: Arc<Shared>,
 }
 
-/// A layer that has its place in the store, opened when first asked for.
-struct Entry {
-    digest: LayerDigest,
-    /// Lock order: `opened`, then this.
-    record: Mutex<LayerRecord>,
-    opened: Mutex<Option<Arc<Layer>>>,
-}
-
 /// What every layer needs of its store.
 pub(crate) struct Shared {
     layout: Layout,
     blobs: Arc<dyn Blobs>,
     /// By the layer's slot and the frame.
     fills: Flight<(u32, u32), (), FillError>,
-    fetches: Arc<Semaphore>,
-    /// Frames decoded at once: as many as there are cores; each holds up to 8 MiB.
-    decodes: Arc<Semaphore>,
+    wishes: Wishes,
+    fetching: Fetching,
+    /// Requests for frames under way.
+    fetches: Gate,
+    /// Frames decoded and written at once: as many as there are cores; each holds up to 8 MiB.
+    decodes: Gate,
+    /// Frames that pass through a file.
+    large: Gate,
     cache: Cache,
     twins: Twins,
+    /// What is known of layers whose blobs have passed as a whole.
+    verdicts: Mutex<HashMap<LayerDigest, VerdictRecord>>,
     /// Locked as long as this lives.
     lock: File,
 }
@@ -118,15 +136,20 @@ impl Store {
         let lock = recover::take(&layout)?;
         let (db, records) = recover::bring_in_order(&layout, &lock)?;
         let accesses = db.accesses()?.into_iter().collect();
+        let verdicts = db.verdicts()?.into_iter().collect();
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let shared = Shared {
             layout,
             blobs,
             fills: Flight::new(),
-            fetches: Arc::new(Semaphore::new(config.fetches_at_once.clamp(1, 1024))),
-            decodes: Arc::new(Semaphore::new(cores)),
+            wishes: Wishes::default(),
+            fetching: Fetching::default(),
+            fetches: Gate::new(config.fetches_at_once.clamp(1, FETCHES_MAX)),
+            decodes: Gate::new(cores),
+            large: Gate::new(config.fetches_at_once.clamp(1, LARGE_MAX)),
             cache: Cache::new(accesses),
             twins: Twins::default(),
+            verdicts: Mutex::new(verdicts),
             lock,
         };
         let entries = records.into_iter().map(|(digest, record)| (digest, Arc::new(Entry::new(digest, record))));
@@ -314,6 +337,9 @@ impl Store {
             file::sync_directory(&layout.layers()).map_err(StoreError::io("sync", &layout.layers()))?;
             self.inner.db.remove_layer(digest)?;
         }
+        if self.quarantined(digest).is_none() {
+            self.inner.forget_verdict(digest)?;
+        }
         recover::remove_all(&away)
     }
 }
@@ -348,31 +374,6 @@ impl Drop for Inner {
         if let Err(error) = self.sync() {
             tracing::warn!(%error, "residency was not written down; the next start fetches some frames again");
         }
-    }
-}
-
-// === impl Entry ===
-
-impl Entry {
-    fn new(digest: LayerDigest, record: LayerRecord) -> Self {
-        Self { digest, record: Mutex::new(record), opened: Mutex::new(None) }
-    }
-
-    /// The layer, one and the same for all who ask.
-    fn open(&self, shared: &Arc<Shared>) -> Result<Arc<Layer>, StoreError> {
-        let mut opened = self.opened.lock();
-        if let Some(layer) = &*opened {
-            return Ok(layer.clone());
-        }
-        let layer = Arc::new(self.look(shared)?);
-        *opened = Some(layer.clone());
-        Ok(layer)
-    }
-
-    /// The layer for a look at it.
-    fn look(&self, shared: &Arc<Shared>) -> Result<Layer, StoreError> {
-        let LayerRecord { slot, origin } = self.record.lock().clone();
-        Layer::open(self.digest, slot, origin, shared.clone())
     }
 }
 

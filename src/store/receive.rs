@@ -78,6 +78,7 @@ impl Receiving {
         let store = self.store.clone();
         let layer = self.enter_durably(&origin, is_verified)?;
         if is_verified {
+            store.inner.forget_verdict(&layer.digest())?;
             store.inner.shared.cache.layer_came(layer.data_bytes());
             store.inner.shared.twins.note_all(&layer);
         }

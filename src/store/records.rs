@@ -16,6 +16,9 @@ const VERSION: u8 = 1;
 /// Version of images' records.
 const IMAGE_VERSION: u8 = 2;
 
+/// More of a cause is not for people.
+const CAUSE_CHARS_MAX: usize = 500;
+
 /// An image as it was last resolved: enough to mount it again with no network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageRecord {
@@ -39,6 +42,28 @@ pub(super) struct LayerRecord {
     pub(super) slot: u32,
     /// Unknown for a layer that was found on disk without a record, until an image names it again.
     pub(super) origin: Option<Origin>,
+}
+
+/// What was found out about a layer when its blob had passed as a whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct VerdictRecord {
+    /// The layer's that it is about: one that takes its place is another.
+    pub(super) slot: u32,
+    pub(super) kind: VerdictKind,
+    /// Why it is bad.
+    pub(super) cause: String,
+    /// In seconds since 1970.
+    pub(super) at_secs: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum VerdictKind {
+    /// The blob has its digest.
+    Blob,
+    /// And its content is what the index says.
+    Content,
+    /// One of the two is not so.
+    Bad,
 }
 
 /// Why bytes are no record.
@@ -105,6 +130,34 @@ impl LayerRecord {
         let slot = u32::try_from(fields.number()?).map_err(|_| RecordError::Field)?;
         let origin = Some(fields.text()?).filter(|origin| !origin.is_empty()).map(Origin);
         fields.end().map(|()| Self { slot, origin })
+    }
+}
+
+// === impl VerdictRecord ===
+
+impl VerdictRecord {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let kind = match self.kind {
+            VerdictKind::Blob => 1,
+            VerdictKind::Content => 2,
+            VerdictKind::Bad => 3,
+        };
+        // A cause may name a path of the layer, which may be long.
+        let cause: String = self.cause.chars().take(CAUSE_CHARS_MAX).collect();
+        Writer::new(VERSION).number(self.slot.into()).number(kind).field(cause.as_bytes()).number(self.at_secs).0
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        let (_, mut fields) = Reader::new(bytes, VERSION)?;
+        let slot = u32::try_from(fields.number()?).map_err(|_| RecordError::Field)?;
+        let kind = match fields.number()? {
+            1 => VerdictKind::Blob,
+            2 => VerdictKind::Content,
+            3 => VerdictKind::Bad,
+            _ => return Err(RecordError::Field),
+        };
+        let record = Self { slot, kind, cause: fields.text()?, at_secs: fields.number()? };
+        fields.end().map(|()| record)
     }
 }
 
@@ -195,6 +248,10 @@ mod tests {
             let record = LayerRecord { slot: u32::MAX, origin };
             assert_eq!(LayerRecord::decode(&record.encode()), Ok(record));
         }
+        for kind in [VerdictKind::Blob, VerdictKind::Content, VerdictKind::Bad] {
+            let record = VerdictRecord { slot: 7, kind, cause: "it lies".into(), at_secs: 1 };
+            assert_eq!(VerdictRecord::decode(&record.encode()), Ok(record));
+        }
     }
 
     #[test]
@@ -243,6 +300,7 @@ mod tests {
         fn no_bytes_make_the_reader_panic(bytes: Vec<u8>) {
             let _ = ImageRecord::decode(&[&[IMAGE_VERSION], bytes.as_slice()].concat());
             let _ = LayerRecord::decode(&[&[VERSION], bytes.as_slice()].concat());
+            let _ = VerdictRecord::decode(&[&[VERSION], bytes.as_slice()].concat());
         }
     }
 }

@@ -7,8 +7,10 @@ use bytes::{Buf as _, Bytes};
 use tokio::sync::mpsc;
 
 use crate::blob::{Blob, BlobError};
+use crate::gate::{Place, Urgency};
 use crate::store::fill::FillError;
 use crate::store::layer::Layer;
+use crate::store::outage::Turn;
 use crate::sync::Arc;
 
 /// Pieces of a blob as they come from another task, read as one stream. It ends when the sender is dropped.
@@ -20,22 +22,69 @@ pub(super) struct Pieces {
 // === impl Layer ===
 
 impl Layer {
-    /// Exactly these bytes of the layer's blob, unverified.
-    pub(super) async fn fetch(&self, range: Range<u64>) -> Result<Bytes, FillError> {
+    /// Exactly these bytes of the layer's blob, unverified, and the right to hold them in memory. While the source is away
+    /// readers wait for it, as long as is set.
+    pub(super) async fn fetch(&self, range: Range<u64>, urgency: &Urgency) -> Result<(Bytes, Place), FillError> {
+        let (outage, fetching) = (&self.outage, &self.shared.fetching);
+        if fetching.patience().is_zero() {
+            return self.fetch_now(range, urgency).await;
+        }
+        let mut patience = None;
+        if outage.is_away() {
+            if !urgency.is_reader() {
+                let _trying = outage.try_now(fetching)?;
+                let fetched = self.fetch_now(range, urgency).await;
+                if !fetched.as_ref().is_err_and(is_away) {
+                    outage.ended(self.digest());
+                }
+                return fetched;
+            }
+            patience = Some(outage.patience(self.digest(), fetching));
+        }
+        loop {
+            let asking = self.fetch_now(range.clone(), urgency);
+            let turn = if let Some(patience) = &patience { patience.turn().await } else { Turn::Ask };
+            let fetched = match (turn, &patience) {
+                (Turn::GiveUp(error), _) => return Err(error),
+                (Turn::Try(_trying), Some(patience)) => {
+                    match tokio::time::timeout_at(patience.deadline, asking).await {
+                        Ok(fetched) => fetched,
+                        Err(_too_late) => continue,
+                    }
+                }
+                _ => asking.await,
+            };
+            match fetched {
+                Err(error) if is_away(&error) && urgency.is_reader() => {
+                    outage.began(self.digest(), &error, fetching);
+                    patience.get_or_insert_with(|| outage.patience(self.digest(), fetching));
+                }
+                Err(error) if is_away(&error) => return Err(error),
+                answered => {
+                    outage.ended(self.digest());
+                    return answered;
+                }
+            }
+        }
+    }
+
+    async fn fetch_now(&self, range: Range<u64>, urgency: &Urgency) -> Result<(Bytes, Place), FillError> {
+        let place = self.shared.fetches.enter(urgency).await;
         let (blob, kept) = self.blob().await?;
-        let mut fetched = exactly(&*blob, range.clone()).await;
+        let mut fetched = exactly(&*blob, range.clone(), urgency).await;
         if fetched.is_err() {
             self.forget_blob(&blob).await;
             // A blob that once worked may only have grown old: a token that ran out, an address that moved.
             if kept {
                 let (again, _) = self.blob().await?;
-                fetched = exactly(&*again, range).await;
+                fetched = exactly(&*again, range, urgency).await;
                 if fetched.is_err() {
                     self.forget_blob(&again).await;
                 }
             }
         }
-        fetched.map_err(|source| FillError::Blob { layer: self.digest(), source })
+        let failed = |source| FillError::Blob { layer: self.digest(), source };
+        fetched.map(|bytes| (bytes, place)).map_err(failed)
     }
 
     /// The blob, and whether it had been opened before.
@@ -60,9 +109,14 @@ impl Layer {
     }
 }
 
-async fn exactly(blob: &dyn Blob, range: Range<u64>) -> Result<Bytes, BlobError> {
+/// Whether another time may be better.
+fn is_away(error: &FillError) -> bool {
+    matches!(error, FillError::Blob { source: BlobError::Unreachable(_), .. })
+}
+
+async fn exactly(blob: &dyn Blob, range: Range<u64>, urgency: &Urgency) -> Result<Bytes, BlobError> {
     let want = range.end.saturating_sub(range.start);
-    let bytes = blob.range(range).await?;
+    let bytes = blob.range_for(range, urgency).await?;
     if bytes.len() as u64 == want { Ok(bytes) } else { Err(BlobError::Size { has: bytes.len() as u64, want }) }
 }
 

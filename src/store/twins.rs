@@ -11,10 +11,12 @@ use std::time::Duration;
 use futures::future::join_all;
 
 use crate::digest::{FrameDigest, LayerDigest};
+use crate::gate::Urgency;
 use crate::index::frames::FrameId;
 use crate::store::Shared;
 use crate::store::fill::{FillError, blocking};
 use crate::store::layer::Layer;
+use crate::store::wishes::Priority;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex};
 
@@ -144,7 +146,7 @@ impl Shared {
 
 impl Layer {
     /// Makes those of the frames resident that another layer has. What cannot be had so is for the caller to fetch.
-    pub(super) async fn take_from_twins(self: &Arc<Self>, frames: Range<u32>) {
+    pub(super) async fn take_from_twins(self: &Arc<Self>, frames: Range<u32>, priority: Priority) {
         let all = frames.start..frames.end.min(self.frames().len());
         let missing = all.filter(|frame| !self.is_at_hand(*frame));
         let missing = missing.filter_map(|frame| Some((frame, self.frames().digest(FrameId(frame)).ok()?)));
@@ -160,13 +162,28 @@ impl Layer {
         let twins = self.shared.twins.find(missing.into_iter());
         // A frame's flight: who wants it meanwhile waits for this, and does not fetch it too.
         let taking = twins.into_iter().map(|(frame, layer, place)| {
-            self.shared.fills.join((self.slot(), frame), || self.clone().take(frame, layer, place))
+            let (key, urgency) = ((self.slot(), frame), Urgency::background());
+            let wish = self.shared.wishes.wish(key, priority);
+            let ticket = self.shared.fills.join(key, || {
+                wish.works(&urgency);
+                self.clone().take(frame, layer, place, urgency)
+            });
+            async move {
+                let _until_then = wish;
+                ticket.await
+            }
         });
         join_all(taking).await;
     }
 
-    async fn take(self: Arc<Self>, frame: u32, layer: LayerDigest, place: Place) -> Result<(), FillError> {
-        let permit = self.shared.decodes.clone().acquire_owned().await.map_err(|_| FillError::Stopping)?;
+    async fn take(
+        self: Arc<Self>,
+        frame: u32,
+        layer: LayerDigest,
+        place: Place,
+        urgency: Urgency,
+    ) -> Result<(), FillError> {
+        let permit = self.shared.decodes.enter(&urgency).await;
         blocking(move || {
             let _until_the_end = permit;
             self.take_now(frame, layer, place);

@@ -123,7 +123,8 @@ impl Mounts {
     async fn slot(&self, chain: ChainId) -> Result<ViewSlot, Failure> {
         {
             let mut state = self.shared.state.lock();
-            if let Some(slot) = state.slots.get(&chain).copied() {
+            // A view of what was found to be wrong is left to those who have it.
+            if let Some(slot) = state.slots.get(&chain).copied().filter(|slot| !self.shared.shelf.is_tainted(*slot)) {
                 state.mounting = Some(slot);
                 return Ok(slot);
             }
@@ -131,7 +132,9 @@ impl Mounts {
         let store = self.shared.node.images().store().clone();
         let slot = blocking(move || store.new_view_slot()).await?.map_err(|error| failure::of_store(&error))?;
         let mut state = self.shared.state.lock();
-        let slot = *state.slots.entry(chain).or_insert(ViewSlot(slot));
+        let known = state.slots.get(&chain).copied().filter(|slot| !self.shared.shelf.is_tainted(*slot));
+        let slot = known.unwrap_or(ViewSlot(slot));
+        state.slots.insert(chain, slot);
         state.mounting = Some(slot);
         Ok(slot)
     }

@@ -105,7 +105,7 @@ impl Mounts {
     }
 
     fn slot_now(&self, state: &mut State, chain: &ChainId) -> Result<ViewSlot, StoreError> {
-        if let Some(slot) = state.slots.get(chain) {
+        if let Some(slot) = state.slots.get(chain).filter(|slot| !self.shared.shelf.is_tainted(**slot)) {
             return Ok(*slot);
         }
         let slot = match state.spare_slots.pop() {

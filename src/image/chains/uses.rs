@@ -3,11 +3,57 @@
 use std::collections::HashSet;
 
 use super::ledger::{ImageKey, Ledger};
+use crate::blob::Layered;
 use crate::digest::LayerDigest;
-use crate::image::Image;
+use crate::image::{Image, Images};
+use crate::store::{Layer, Measure};
 use crate::sync::Arc;
 
+/// A layer that somebody uses, as an image speaks of it.
+#[derive(Debug, Clone)]
+pub(in crate::image) struct Wanting {
+    pub(in crate::image) layer: Layered,
+}
+
+impl Images {
+    /// Layers that are mounted or claimed, each once.
+    pub(in crate::image) fn wanting(&self) -> Vec<Wanting> {
+        self.shared.ledger.lock().wanting()
+    }
+
+    pub(in crate::image) fn is_in_use(&self, layer: &LayerDigest) -> bool {
+        self.shared.ledger.lock().in_use().contains(layer)
+    }
+}
+
 impl Ledger {
+    /// More is known of the layer than when it came.
+    pub(in crate::image) fn measure_anew(&mut self, layer: &Layer) {
+        if let Some(measure) = self.measures.get_mut(&layer.digest()) {
+            *measure = Measure::of(layer);
+        }
+    }
+
+    /// The layer is not here any more.
+    pub(in crate::image) fn forget_measure(&mut self, layer: &LayerDigest) {
+        self.measures.remove(layer);
+    }
+
+    fn wanting(&self) -> Vec<Wanting> {
+        let held = self.held.values().map(|held| (held.image.clone(), held.image.layers.len()));
+        let claimed = self.chains.values().filter(|chain| chain.claims > 0).filter_map(|chain| {
+            let known = self.images.get(chain.served.as_ref()?)?;
+            Some((known.image.clone(), chain.length))
+        });
+        let mut seen = HashSet::new();
+        let mut wanting = Vec::new();
+        for (image, length) in held.chain(claimed) {
+            let layers = image.layers.iter().take(length).filter(|layer| seen.insert(layer.digest));
+            wanting.extend(layers.map(|layer| Wanting { layer: layer.clone() }));
+        }
+        wanting
+    }
+
     pub(in crate::image) fn image(&self, key: &ImageKey) -> Option<Arc<Image>> {
         self.images.get(key).map(|known| known.image.clone())
     }

@@ -148,6 +148,14 @@ impl Indexed {
     }
 }
 
+/// Files of the tar that are the format's own and that its indexes leave out.
+pub fn own_files(source: IndexSource) -> &'static [&'static str] {
+    match source {
+        IndexSource::EStargz | IndexSource::ZstdChunked => estargz::HIDDEN,
+        _ => &[],
+    }
+}
+
 /// What the manifest binds to the layer, if it binds an index that can be read here.
 pub fn binding(layer: &Layered) -> Option<Binding> {
     let (source, digest) = bound(layer)?;

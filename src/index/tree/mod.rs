@@ -3,6 +3,7 @@
 //! `format` holds the structures on disk, `write` makes an image, `read` serves from one (mapped, never
 //! parsed), `show` prints one for people, and `draft` is a layer's tree while its tar goes by.
 
+pub mod compare;
 pub mod draft;
 pub mod format;
 pub mod read;

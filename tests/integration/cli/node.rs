@@ -19,6 +19,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Registries that are away are found out soon.
 const CONFIG: &str = "[registry]\nretries = 1\nretry_pause_ms = 10\nretry_deadline_secs = 5\n";
 
+/// Nothing is fetched that nobody asked for, and nobody waits, unless a test says otherwise.
+const FETCH: &str = "[fetch]\nbackground = \"off\"\noutage_secs = 0\nread_ahead_bytes_max = 0\n";
+
 /// A place in the file system with a store and a server of its own.
 pub(crate) struct Node {
     dir: tempfile::TempDir,
@@ -54,7 +57,7 @@ impl Node {
         );
         let dir = tempfile::Builder::new().prefix("oncefs-cli-").tempdir().unwrap();
         let (root, run) = (dir.path().join("root"), dir.path().join("run"));
-        std::fs::write(dir.path().join("config.toml"), CONFIG).unwrap();
+        std::fs::write(dir.path().join("config.toml"), format!("{CONFIG}{FETCH}")).unwrap();
         Self { dir, root, run }
     }
 
@@ -78,7 +81,8 @@ impl Node {
 
     /// Adds lines to the configuration file.
     pub(crate) fn configure(&self, lines: &str) {
-        std::fs::write(self.dir.path().join("config.toml"), format!("{CONFIG}{lines}")).unwrap();
+        let fetch = if lines.contains("[fetch]") { "" } else { FETCH };
+        std::fs::write(self.dir.path().join("config.toml"), format!("{CONFIG}{fetch}{lines}")).unwrap();
     }
 
     pub(crate) fn root(&self) -> &Path {

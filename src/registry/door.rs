@@ -1,0 +1,201 @@
+//! What stands before each host: places for so many requests, so many of them in a second, and the pauses that it asks for.
+//!
+//! There is one door for a host on the whole node, whoever asks and for what. A host that answers 429, or says Retry-After
+//! with 503, is left alone by everybody for that long, not just by the one who was told.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant, SystemTime};
+
+use reqwest::StatusCode;
+use reqwest::header::{HeaderMap, RETRY_AFTER};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::gate::{Bucket, Gate, Place, Urgency};
+use crate::registry::config::Config;
+use crate::registry::error::RegistryError;
+use crate::registry::retry::retry_after;
+use crate::registry::transport::Weight;
+use crate::sync::{Arc, Mutex};
+
+/// The doors of all hosts.
+pub(super) struct Doors {
+    by_host: Mutex<HashMap<String, Arc<Door>>>,
+    rules: Rules,
+}
+
+/// What is the same for all hosts.
+#[derive(Debug, Clone, Copy)]
+struct Rules {
+    places: usize,
+    /// 0 is without a bound.
+    requests_per_second: u32,
+    /// For a host that says 429 and not for how long.
+    usual_pause: Duration,
+    /// Who would have to wait longer is told so instead.
+    longest_pause: Duration,
+}
+
+/// One host's.
+struct Door {
+    places: Gate,
+    /// Whole layers leave a quarter of the places to requests that somebody waits for.
+    heavy: Arc<Semaphore>,
+    /// The one who may send next, where requests are counted by the second.
+    turn: Gate,
+    rate: Option<Mutex<Bucket>>,
+    closed_until: Mutex<Option<Instant>>,
+}
+
+/// The right to talk to a host, until it is dropped.
+pub(super) struct Inside {
+    _place: Place,
+    _heavy: Option<OwnedSemaphorePermit>,
+}
+
+/// Hosts are few; redirects to made-up names must not fill the table.
+const DOORS_MAX: usize = 256;
+
+// === impl Doors ===
+
+impl Doors {
+    pub(super) fn new(config: &Config) -> Self {
+        let rules = Rules {
+            places: config.connections_per_host.clamp(1, 1024),
+            requests_per_second: config.requests_per_second,
+            usual_pause: Duration::from_millis(config.retry_pause_ms),
+            longest_pause: Duration::from_secs(config.retry_deadline_secs),
+        };
+        Self { by_host: Mutex::default(), rules }
+    }
+
+    /// Waits until `host` may be asked. Every holder of a place has deadlines of its own. Fails where the host wants to be left
+    /// alone for longer than anybody waits.
+    pub(super) async fn enter(&self, host: &str, what: &str, weight: &Weight) -> Result<Inside, RegistryError> {
+        let door = self.of(host);
+        let urgency = weight.urgency();
+        loop {
+            let closed = door.closed_for(Instant::now());
+            if closed > self.rules.longest_pause {
+                return Err(RegistryError::Busy { host: host.to_owned(), what: what.to_owned(), wait: Some(closed) });
+            }
+            if !closed.is_zero() {
+                tokio::time::sleep(closed).await;
+                continue;
+            }
+            let _heavy = match weight {
+                Weight::Heavy => door.heavy.clone().acquire_owned().await.ok(), // it is never closed
+                Weight::Light | Weight::Part(_) => None,
+            };
+            let inside = Inside { _place: door.places.enter(&urgency).await, _heavy };
+            // It may have been closed while we stood in the queue.
+            if door.closed_for(Instant::now()).is_zero() {
+                door.wait_for_turn(&urgency).await;
+                return Ok(inside);
+            }
+        }
+    }
+
+    /// The host answered so: does it ask to be left alone? Says whether it does.
+    pub(super) fn answered(&self, host: &str, status: StatusCode, headers: &HeaderMap) -> bool {
+        let asked = headers.get(RETRY_AFTER).and_then(|value| retry_after(value.to_str().ok()?, SystemTime::now()));
+        let pause = match (status, asked) {
+            (StatusCode::TOO_MANY_REQUESTS, asked) => asked.unwrap_or(self.rules.usual_pause),
+            (StatusCode::SERVICE_UNAVAILABLE, Some(asked)) => asked,
+            _ => return false,
+        };
+        let Some(until) = Instant::now().checked_add(pause) else { return false };
+        let door = self.of(host);
+        let mut closed_until = door.closed_until.lock();
+        *closed_until = (*closed_until).max(Some(until));
+        !pause.is_zero()
+    }
+
+    fn of(&self, host: &str) -> Arc<Door> {
+        let mut doors = self.by_host.lock();
+        if doors.len() >= DOORS_MAX {
+            doors.retain(|_, door| Arc::strong_count(door) > 1 || door.places.holders() > 1);
+        }
+        doors.entry(host.to_owned()).or_insert_with(|| Arc::new(Door::new(self.rules))).clone()
+    }
+}
+
+// === impl Door ===
+
+impl Door {
+    fn new(rules: Rules) -> Self {
+        let heavy = (rules.places - rules.places.div_ceil(4)).max(1);
+        let per_second = f64::from(rules.requests_per_second);
+        // Requests come in bursts; a quarter of a second's is none that anybody would notice.
+        let bucket = || Mutex::new(Bucket::new(per_second, (per_second / 4.0).max(1.0), Instant::now()));
+        Self {
+            places: Gate::new(rules.places),
+            heavy: Arc::new(Semaphore::new(heavy)),
+            turn: Gate::new(1),
+            rate: (rules.requests_per_second > 0).then(bucket),
+            closed_until: Mutex::new(None),
+        }
+    }
+
+    fn closed_for(&self, now: Instant) -> Duration {
+        self.closed_until.lock().map_or(Duration::ZERO, |until| until.saturating_duration_since(now))
+    }
+
+    async fn wait_for_turn(&self, urgency: &Urgency) {
+        let Some(rate) = &self.rate else { return };
+        let _turn = self.turn.enter(urgency).await;
+        let wait = rate.lock().take(1.0, Instant::now());
+        tokio::time::sleep(wait).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn doors(requests_per_second: u32) -> Doors {
+        Doors::new(&Config { connections_per_host: 2, requests_per_second, ..Config::default() })
+    }
+
+    fn headers(retry_after: &str) -> HeaderMap {
+        HeaderMap::from_iter([(RETRY_AFTER, retry_after.parse().unwrap())])
+    }
+
+    #[tokio::test]
+    async fn a_host_that_asks_for_a_pause_is_closed_to_all_and_others_are_not() {
+        let doors = doors(0);
+        assert!(!doors.answered("a", StatusCode::OK, &headers("600")));
+        assert!(!doors.answered("a", StatusCode::SERVICE_UNAVAILABLE, &HeaderMap::new()));
+        drop(doors.enter("a", "it", &Weight::Light).await.unwrap());
+        assert!(doors.answered("a", StatusCode::SERVICE_UNAVAILABLE, &headers("600")));
+        // A shorter one, asked for later, does not open it.
+        assert!(doors.answered("a", StatusCode::TOO_MANY_REQUESTS, &headers("1")));
+        for weight in [Weight::Light, Weight::Heavy, Weight::Part(Urgency::reader())] {
+            let refused = doors.enter("a", "it", &weight).await.err();
+            let longer = |wait: &Option<Duration>| wait.is_some_and(|wait| wait > Duration::from_secs(590));
+            assert!(matches!(&refused, Some(RegistryError::Busy { wait, .. }) if longer(wait)), "{refused:?}");
+        }
+        drop(doors.enter("b", "it", &Weight::Light).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_short_pause_is_waited_for_and_so_is_the_rate() {
+        let doors = doors(20);
+        doors.answered("a", StatusCode::TOO_MANY_REQUESTS, &HeaderMap::new());
+        let begun = Instant::now();
+        for _ in 0..8 {
+            drop(doors.enter("a", "it", &Weight::Light).await.unwrap());
+        }
+        // 200 ms of pause, then five at once and three more with 50 ms between them.
+        assert!(begun.elapsed() >= Duration::from_millis(340), "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test]
+    async fn what_nobody_waits_for_leaves_places_free() {
+        let doors = doors(0);
+        let background = Weight::Part(Urgency::background());
+        let _held = doors.enter("a", "it", &background).await.unwrap();
+        let second = tokio::time::timeout(Duration::from_millis(20), doors.enter("a", "it", &background)).await;
+        assert!(second.is_err());
+        drop(doors.enter("a", "it", &Weight::Light).await.unwrap());
+    }
+}
