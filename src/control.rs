@@ -12,9 +12,11 @@ use crate::sys::mount::Restrictions;
 
 mod cache;
 mod client;
+mod trace;
 
 pub use cache::{CacheReport, PinSummary, PruneCall, PruneSummary};
 pub use client::{Client, ClientError, socket};
+pub use trace::{TraceReport, TracedLayer, TracedRequest, TracedTouch};
 
 /// What the server can be asked. The name of each is its path below `/v1/`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +34,8 @@ pub enum Call {
     Pin(PullCall),
     Unpin(PullCall),
     Prune(PruneCall),
+    /// The image's last start.
+    Trace(PullCall),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,6 +119,7 @@ pub enum Outcome {
     Pinned(PinSummary),
     Unpinned(PinSummary),
     Pruned(PruneSummary),
+    Traced(Box<TraceReport>),
 }
 
 /// What a successful call came to.
@@ -177,8 +182,21 @@ pub struct LayerReport {
     /// Why an index that came with the layer was not used.
     #[serde(default)]
     pub declined: Option<String>,
+    /// Who waits for it.
+    #[serde(default)]
+    pub waiting: Option<WaitReport>,
     /// Why the last scan failed.
     pub error: Option<String>,
+}
+
+/// Readers that wait.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitReport {
+    pub count: usize,
+    /// The first of them, for so long.
+    pub longest_ms: u64,
+    /// Which frames that one waits for, from the first to before the last; none where it waits for the layer's index or scan.
+    pub frames: Option<(u32, u32)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -269,6 +287,7 @@ impl Call {
             Self::Pin(_) => "/v1/pin",
             Self::Unpin(_) => "/v1/unpin",
             Self::Prune(_) => "/v1/prune",
+            Self::Trace(_) => "/v1/trace",
         }
     }
 }

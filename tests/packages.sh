@@ -9,7 +9,8 @@ wanted="cc:gcc make:make python3:python3 umoci:umoci skopeo:skopeo docker-regist
 fusermount3:fuse3 mmdebstrap:mmdebstrap zstd:zstd pigz:pigz bsdtar:libarchive-tools getfattr:attr
 setcap:libcap2-bin htpasswd:apache2-utils jq:jq curl:curl runuser:util-linux xz:xz-utils
 systemd-nspawn:systemd-container man:man-db
-containerd:containerd ctr:containerd runc:runc"
+containerd:containerd ctr:containerd runc:runc
+chromium:chromium"
 
 missing=
 for pair in $wanted; do

@@ -4,6 +4,7 @@ mod check;
 mod completions;
 mod config;
 mod connection;
+mod doctor;
 mod inspect;
 mod man;
 mod mount;
@@ -13,6 +14,7 @@ mod prune;
 mod pull;
 mod serve;
 mod status;
+mod trace;
 mod umount;
 
 use std::path::PathBuf;
@@ -88,7 +90,9 @@ enum Command {
     Pin(pin::Pin),
     Unpin(pin::Unpin),
     Prune(prune::Prune),
+    Trace(trace::Trace),
     Check(check::Check),
+    Doctor(doctor::Doctor),
     Config(config::Show),
     Completions(completions::Completions),
     #[command(hide = true)]
@@ -130,6 +134,7 @@ pub fn run() -> ExitCode {
         Command::Completions(command) => Ok(command.run(Line::command())),
         Command::Man(command) => command.run(Line::command()),
         Command::Config(command) => command.run(flags),
+        Command::Doctor(command) => command.run(flags),
         command => set_up(flags, is_server).and_then(|setting| perform(command, &setting)),
     };
     match done {
@@ -176,8 +181,11 @@ fn perform(command: Command, setting: &Setting) -> Result<ExitCode, Failure> {
             Command::Pin(command) => command.run(setting).await,
             Command::Unpin(command) => command.run(setting).await,
             Command::Prune(command) => command.run(setting).await,
+            Command::Trace(command) => command.run(setting).await,
             Command::Check(command) => command.run(setting).await,
-            Command::Completions(_) | Command::Man(_) | Command::Config(_) => unreachable!("bug: it needs no runtime"),
+            Command::Completions(_) | Command::Man(_) | Command::Config(_) | Command::Doctor(_) => {
+                unreachable!("bug: it was done before")
+            }
             Command::Serve(command) => command.run(setting).await,
         }
     });

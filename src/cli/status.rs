@@ -10,7 +10,7 @@ use super::progress::{Shown, bytes, short};
 use super::{Setting, print_json, print_line};
 use crate::control::{
     CacheReport, Call, ClaimedReport, Failure, FailureKind, ImageReport, LayerReport, MountReport, Outcome, State,
-    StatusReport,
+    StatusReport, WaitReport,
 };
 use crate::registry::Reference;
 
@@ -164,7 +164,20 @@ fn print_layer_line(layer: &LayerReport, with_percent: bool) {
         State::Failed => format!("failed: {}", layer.error.as_deref().unwrap_or("unknown cause")),
     };
     print_line(&format!("  {}  {:>10}  {state}", short(layer), bytes(layer.size)));
+    if let Some(waiting) = &layer.waiting {
+        print_line(&format!("                            {}", of_waiting(waiting)));
+    }
     if let Some(cause) = &layer.declined {
         print_line(&format!("                            {cause}"));
     }
+}
+
+fn of_waiting(waiting: &WaitReport) -> String {
+    let (count, seconds) = (waiting.count, waiting.longest_ms as f64 / 1000.0);
+    let what = match waiting.frames {
+        Some((first, end)) if end.saturating_sub(first) == 1 => format!("frame {first}"),
+        Some((first, end)) => format!("frames {first} to {}", end.saturating_sub(1)),
+        None => "its index or its scan".to_owned(),
+    };
+    format!("waiting: {count}; the first for {seconds:.1} s, for {what}")
 }

@@ -24,6 +24,7 @@ mod server;
 mod services;
 mod sockets;
 mod start;
+mod trace;
 
 pub use chains::ServedChains;
 pub use devices::noted as noted_devices;

@@ -55,7 +55,9 @@ impl Node {
         store.set_cache(config.cache.clone());
         store.set_fetch(config.fetch.clone());
         let (scan, index) = (config.scan.clone(), config.index.clone());
-        Ok(Self { images: blocking(move || Images::new(registry, store, scan, &index)).await? })
+        let images = blocking(move || Images::new(registry, store, scan, &index)).await?;
+        images.set_profiles(config.profile.clone());
+        Ok(Self { images })
     }
 
     pub(super) fn images(&self) -> &Images {
@@ -167,8 +169,12 @@ impl Node {
 
     /// Writes down what only memory knows yet.
     pub async fn sync(&self) -> Result<(), Failure> {
-        let store = self.images.store().clone();
-        blocking(move || store.sync()).await?.map_err(|error| failure::of_store(&error))
+        let images = self.images.clone();
+        let write = move || {
+            images.end_starts();
+            images.store().sync()
+        };
+        blocking(write).await?.map_err(|error| failure::of_store(&error))
     }
 }
 

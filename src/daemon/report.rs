@@ -1,8 +1,8 @@
 //! What is known, in the words of the control socket.
 
-use crate::control::{ClaimedReport, ImageReport, LayerReport, State};
+use crate::control::{ClaimedReport, ImageReport, LayerReport, State, WaitReport};
 use crate::image::{ClaimedImage, Image, Images, LayerState, LayerStatus};
-use crate::store::{Finding, Layer};
+use crate::store::{Finding, Layer, Waiting};
 
 pub(super) fn of_image(images: &Images, image: &Image) -> ImageReport {
     ImageReport {
@@ -30,12 +30,12 @@ pub(super) fn of_stored(layer: &Layer) -> LayerReport {
         resident_bytes: layer.resident_bytes(),
         index: heading.index_source,
     };
-    let found = layer.finding();
-    of_status(LayerStatus { digest: layer.digest(), size: heading.blob_bytes, state, declined: None, found })
+    let (found, waiting) = (layer.finding(), layer.waits().now());
+    of_status(LayerStatus { digest: layer.digest(), size: heading.blob_bytes, state, declined: None, found, waiting })
 }
 
 fn of_status(status: LayerStatus) -> LayerReport {
-    let LayerStatus { digest, size, state, declined, found } = status;
+    let LayerStatus { digest, size, state, declined, found, waiting } = status;
     let mut report = LayerReport {
         digest,
         size,
@@ -45,6 +45,7 @@ fn of_status(status: LayerStatus) -> LayerReport {
         resident_bytes: 0,
         index: None,
         declined: declined.map(|cause| (*cause).to_owned()),
+        waiting: waiting.map(of_waiting),
         error: None,
     };
     match state {
@@ -72,4 +73,9 @@ fn of_status(status: LayerStatus) -> LayerReport {
         }
     }
     report
+}
+
+fn of_waiting(Waiting { count, longest, frames }: Waiting) -> WaitReport {
+    let longest_ms = u64::try_from(longest.as_millis()).unwrap_or(u64::MAX);
+    WaitReport { count, longest_ms, frames: (!frames.is_empty()).then_some((frames.start, frames.end)) }
 }

@@ -203,6 +203,7 @@ impl Server {
             Call::Pin(call) => Outcome::Pinned(self.node.pin(call).await?),
             Call::Unpin(call) => Outcome::Unpinned(self.node.unpin(call).await?),
             Call::Prune(call) => Outcome::Pruned(self.node.prune(call).await?),
+            Call::Trace(call) => Outcome::Traced(Box::new(self.node.trace(call).await?)),
             Call::Status => {
                 let mut status = self.node.status().await?;
                 status.server = Some(std::process::id());

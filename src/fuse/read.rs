@@ -96,6 +96,7 @@ impl Wanted {
 
     /// Fetches what is missing, and then what is missing still, until there are bytes for `give`.
     pub(super) async fn later(&self, missing: Range<u32>, mut give: impl FnMut(&[u8])) -> Result<(), ReadFailed> {
+        let _waiting = self.layer.waits().begin(missing.clone());
         let mut missing = missing;
         for fills in 0..FILLS_MAX {
             let _until_it_has_read = (fills >= FILLS_PATIENT).then(|| self.layer.insist(missing.clone()));

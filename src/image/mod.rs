@@ -13,7 +13,9 @@ mod progress;
 mod referrers;
 mod refusals;
 mod resolve;
+mod starts;
 mod verify;
+mod waits;
 
 use std::collections::HashMap;
 
@@ -37,6 +39,7 @@ pub use chains::{ChainError, ChainSource, ChainUsage, ChainWanted, ClaimedImage,
 pub use layer::Need;
 pub use progress::{LayerState, LayerStatus};
 pub use resolve::Asker;
+pub use starts::{ProfileConfig, Start};
 
 use background::Completing;
 use chains::{Found, Ledger, Quiet};
@@ -44,6 +47,8 @@ use declines::Declines;
 use progress::Progresses;
 use referrers::Referrers;
 use refusals::Refusals;
+use starts::{Starting, Starts};
+use waits::ChainWaits;
 
 /// More would be no faster anywhere.
 const CONCURRENT_LAYERS_MAX: usize = 1024;
@@ -162,6 +167,8 @@ struct Shared {
     refusals: Refusals,
     declines: Declines,
     referrers: Referrers,
+    starts: Starts,
+    waits: ChainWaits,
     ledger: Mutex<Ledger>,
     quiet: Quiet,
     /// Says that there may be something to delete.
@@ -201,6 +208,8 @@ impl Images {
             refusals: Refusals::default(),
             declines: Declines::default(),
             referrers: Referrers::default(),
+            starts: Starts::default(),
+            waits: ChainWaits::default(),
             ledger: Mutex::new(Ledger::new(index.trust)),
             quiet: Quiet::default(),
             work: watch::Sender::default(),
@@ -260,9 +269,11 @@ impl Images {
     async fn open_any(&self, chain: &ChainId, slot: ViewSlot) -> Result<Opened, ImageError> {
         let mut first_error = None;
         for (image, length) in self.images_that_have(chain) {
+            let starting = Starting::now();
             match self.open_one(chain, slot, &image, length).await {
                 Ok(opened) => {
                     self.serve_with(chain, &image);
+                    self.started(&image, length, starting, &opened);
                     return Ok(opened);
                 }
                 Err(error) => drop(first_error.get_or_insert(error)),
@@ -306,8 +317,10 @@ impl Images {
     /// What is known of each layer of the image, bottom first.
     pub fn states(&self, image: &Image) -> Vec<LayerStatus> {
         let progresses = self.shared.progresses.lock();
-        let declined = |layer: &Layered| self.shared.declines.of(&layer.digest);
-        image.layers.iter().map(|layer| progresses.status(layer, &self.shared.store, declined(layer))).collect()
+        let (declines, store) = (&self.shared.declines, &self.shared.store);
+        let waiting = self.waiting_for(image);
+        let status = |layer: &Layered| progresses.status(layer, store, declines.of(&layer.digest), waiting.clone());
+        image.layers.iter().map(status).collect()
     }
 
     /// From now on layers may cost so much.

@@ -8,7 +8,7 @@ use crate::errors::with_causes;
 use crate::image::LayerError;
 use crate::index::frames::IndexSource;
 use crate::index::scan::Progress;
-use crate::store::{Finding, Store};
+use crate::store::{Finding, Store, Waiting};
 use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, Mutex};
 
@@ -23,6 +23,8 @@ pub struct LayerStatus {
     pub declined: Option<Arc<str>>,
     /// What of a layer whose index was not made here was compared as a whole.
     pub found: Option<Finding>,
+    /// Who waits for frames of it, or for its index or scan.
+    pub waiting: Option<Waiting>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,11 +88,18 @@ impl Progresses {
         scanning.count() as u64
     }
 
-    pub(super) fn status(&self, layer: &Layered, store: &Store, declined: Option<Arc<str>>) -> LayerStatus {
+    /// `waiting` are those who wait for the layer while it is not here.
+    pub(super) fn status(
+        &self,
+        layer: &Layered,
+        store: &Store,
+        declined: Option<Arc<str>>,
+        mut waiting: Option<Waiting>,
+    ) -> LayerStatus {
         let mut found = None;
         let state = match store.layer(&layer.digest) {
             Ok(Some(here)) => {
-                found = here.finding();
+                (found, waiting) = (here.finding(), here.waits().now());
                 LayerState::Ready {
                     data_bytes: here.data_bytes(),
                     resident_bytes: here.resident_bytes(),
@@ -102,7 +111,8 @@ impl Progresses {
         };
         let quarantined = store.quarantined(&layer.digest);
         let quarantined = quarantined.map(|bad| format!("quarantined, its index was wrong: {}", bad.cause).into());
-        LayerStatus { digest: layer.digest, size: layer.size, state, declined: quarantined.or(declined), found }
+        let declined = quarantined.or(declined);
+        LayerStatus { digest: layer.digest, size: layer.size, state, declined, found, waiting }
     }
 }
 

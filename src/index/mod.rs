@@ -5,6 +5,7 @@
 
 pub mod codec;
 pub mod frames;
+pub mod profile;
 pub mod scan;
 pub mod sources;
 pub mod tar;

@@ -90,6 +90,11 @@ impl Client {
         self.transport.counters()
     }
 
+    /// As [`super::Registry::clock_ahead_secs`].
+    pub(super) fn clock_ahead_secs(&self) -> Option<i64> {
+        self.transport.clock().ahead_secs()
+    }
+
     /// The answer's head, after as many tries as the rules allow.
     pub(super) async fn get(&self, ask: &Ask) -> Result<Answer, RegistryError> {
         let mut tries = Tries::new(self);

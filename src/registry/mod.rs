@@ -9,6 +9,7 @@ mod ask;
 mod challenge;
 mod client;
 mod clients;
+mod clock;
 mod config;
 mod counters;
 mod credential_helper;
@@ -127,6 +128,11 @@ impl Registry {
     /// What registries were asked so far.
     pub fn counters(&self) -> &Arc<Counters> {
         self.shared.clients.counters()
+    }
+
+    /// By how many seconds this machine's clock is ahead of that of the registry that answered last, if it said.
+    pub fn clock_ahead_secs(&self) -> Option<i64> {
+        self.shared.clients.now().clock_ahead_secs()
     }
 
     /// Remembers a login for a repository, in memory alone: it is taken before those of files. Whether it can be used.

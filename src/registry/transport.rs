@@ -12,6 +12,7 @@ use reqwest::{Client, StatusCode, Url};
 
 use crate::gate::Urgency;
 use crate::registry::clients::Lasting;
+use crate::registry::clock::Clock;
 use crate::registry::config::Config;
 use crate::registry::counters::{Counters, Kind, add};
 use crate::registry::door::{Doors, Inside};
@@ -35,6 +36,7 @@ pub(super) struct Transport {
     doors: Doors,
     config: Config,
     counters: Arc<Counters>,
+    clock: Clock,
 }
 
 /// One request. `what` is what errors call the thing asked for.
@@ -98,11 +100,15 @@ impl Transport {
         let (near_tls, far) = (OnceLock::new(), OnceLock::new());
         let (own, doors) = (Mutex::default(), Doors::new(config));
         let (config, counters) = (config.clone(), lasting.counters.clone());
-        Ok(Self { near, near_tls, far, own, authorities, doors, config, counters })
+        Ok(Self { near, near_tls, far, own, authorities, doors, config, counters, clock: Clock::new() })
     }
 
     pub(super) fn counters(&self) -> &Arc<Counters> {
         &self.counters
+    }
+
+    pub(super) fn clock(&self) -> &Clock {
+        &self.clock
     }
 
     /// Sends a request and waits for the head of its answer.
@@ -135,6 +141,7 @@ impl Transport {
         if self.doors.answered(&host, status, &headers) {
             add(&self.counters.pauses, 1);
         }
+        self.clock.note(&headers);
         let (idle, counters) = (self.config.idle_timeout(), self.counters.clone());
         let body = Body { response, host, what, idle, counters, _inside: inside };
         Ok(Reply { status, headers, body })

@@ -18,8 +18,10 @@ use crate::store::cache::Evicted;
 use crate::store::layout::{DATA, FRAMES, Layout, RESIDENT, TREE};
 use crate::store::outage::Outage;
 use crate::store::recency::{self, Recency};
+use crate::store::recording::Recorders;
 use crate::store::resident::{Resident, ResidentError, Unread};
 use crate::store::verdicts::Judged;
+use crate::store::waits::Waits;
 use crate::store::{Shared, StoreError};
 use crate::sync::atomic::AtomicBool;
 use crate::sync::{Arc, Mutex};
@@ -35,6 +37,8 @@ pub struct Layer {
     frames: Frames,
     resident: Resident,
     recency: Recency,
+    recorders: Recorders,
+    waits: Waits,
     origin: Mutex<Option<Origin>>,
     /// The blob that frames are fetched from, once one was; empty again after it failed.
     pub(super) blob: tokio::sync::Mutex<Option<Arc<dyn Blob>>>,
@@ -123,6 +127,8 @@ impl Layer {
             frames,
             resident,
             recency,
+            recorders: Recorders::default(),
+            waits: Waits::default(),
             origin: Mutex::new(origin),
             blob: tokio::sync::Mutex::new(None),
             outage: Outage::default(),
@@ -195,6 +201,13 @@ impl Layer {
             return Err(ReadError::Quarantined { layer: self.digest });
         }
         self.recency.note(&range, recency::now());
+        let read = self.read_range(range.clone(), out);
+        self.recorders.read(self, &range, read.is_ok());
+        read
+    }
+
+    fn read_range(&self, range: Range<u64>, out: &mut [u8]) -> Result<(), ReadError> {
+        let at = range.start;
         let read = self.resident.read(|| self.frames.covering(range.clone()), || self.data.read_exact_at(out, at));
         match read {
             Ok(()) => Ok(()),
@@ -285,6 +298,16 @@ impl Layer {
         &self.recency
     }
 
+    /// Readers that wait for frames that are not here.
+    pub fn waits(&self) -> &Waits {
+        &self.waits
+    }
+
+    /// Who writes down what is read and asked for.
+    pub(super) fn recorders(&self) -> &Recorders {
+        &self.recorders
+    }
+
     pub(super) fn resident(&self) -> &Resident {
         &self.resident
     }
@@ -298,7 +321,7 @@ impl Layer {
         &self.directory
     }
 
-    pub(super) fn is_resident(&self, frame: u32) -> bool {
+    pub fn is_resident(&self, frame: u32) -> bool {
         self.resident.has(frame)
     }
 

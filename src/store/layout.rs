@@ -7,6 +7,7 @@
 //! <root>/db.broken-<n>/           a database that could not be read, kept for people to look at
 //! <root>/layers/sha256/<hex>/     one finished layer: data, tree, frames, resident
 //! <root>/snapshots/<id>/{fs,work} what containers write, and what containerd unpacked
+//! <root>/starts/<hex>.<kind>      what was seen of an image's starts, by its manifest
 //! <root>/staging/<hex>.<n>/       a layer being received or removed; emptied when the store is opened
 //! ```
 
@@ -73,6 +74,11 @@ impl Layout {
     /// What snapshots held whose records were lost with the database: containers may still write there.
     pub(super) fn lost_snapshots(&self, number: u32) -> PathBuf {
         self.root.join(format!("snapshots.lost-{number}"))
+    }
+
+    /// The directory of what was seen of images' starts.
+    pub(super) fn starts(&self) -> PathBuf {
+        self.root.join("starts")
     }
 
     pub(super) fn staging(&self) -> PathBuf {

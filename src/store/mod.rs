@@ -19,14 +19,17 @@ mod outage;
 mod passing;
 mod receive;
 mod recency;
+mod recording;
 mod records;
 mod recover;
 mod resident;
 mod slots;
 mod source;
+mod starts;
 mod twins;
 mod unkept;
 mod verdicts;
+mod waits;
 mod wishes;
 
 use std::collections::{BTreeMap, HashMap};
@@ -62,8 +65,11 @@ pub use layer::{Layer, Measure, ReadError};
 pub use lend::Insisting;
 pub use passing::Passing;
 pub use receive::Receiving;
+pub use recording::{Asked, Recorded, Recording, Touch};
 pub use records::ImageRecord;
+pub use starts::StartFile;
 pub use verdicts::{Finding, Quarantine};
+pub use waits::{Waiter, Waiting, Waits};
 pub use wishes::Priority;
 
 /// More requests are no faster anywhere.

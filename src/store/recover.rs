@@ -132,6 +132,6 @@ fn list(directory: &Path) -> Result<Vec<fs::DirEntry>, StoreError> {
 
 /// Makes a directory and those above it, for the owner alone: layers hold set-user-id programs and other people's
 /// secrets.
-fn make_directory(path: &Path) -> Result<(), StoreError> {
+pub(super) fn make_directory(path: &Path) -> Result<(), StoreError> {
     DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(StoreError::io("make", path))
 }

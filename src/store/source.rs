@@ -70,6 +70,12 @@ impl Layer {
 
     async fn fetch_now(&self, range: Range<u64>, urgency: &Urgency) -> Result<(Bytes, Place), FillError> {
         let place = self.shared.fetches.enter(urgency).await;
+        let asking = self.fetch_range(range.clone(), urgency);
+        let bytes = self.recorders().asked(self.digest(), range, asking).await?;
+        Ok((bytes, place))
+    }
+
+    async fn fetch_range(&self, range: Range<u64>, urgency: &Urgency) -> Result<Bytes, FillError> {
         let (blob, kept) = self.blob().await?;
         let mut fetched = exactly(&*blob, range.clone(), urgency).await;
         if fetched.is_err() {
@@ -84,7 +90,7 @@ impl Layer {
             }
         }
         let failed = |source| FillError::Blob { layer: self.digest(), source };
-        fetched.map(|bytes| (bytes, place)).map_err(failed)
+        fetched.map_err(failed)
     }
 
     /// The blob, and whether it had been opened before.

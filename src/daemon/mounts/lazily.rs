@@ -52,6 +52,11 @@ impl Provide for Lazily {
             }
         });
         let unavailable = |failed: Failed<Unavailable>| Unavailable(failed.to_string().into());
-        ticket.map(move |ready| ready.map_err(unavailable)).boxed()
+        let waiting = self.images.wait_for(self.chain);
+        let waited = move |ready: Result<_, _>| {
+            drop(waiting);
+            ready.map_err(unavailable)
+        };
+        ticket.map(waited).boxed()
     }
 }

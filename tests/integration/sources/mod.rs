@@ -5,7 +5,7 @@ mod contract;
 mod estargz;
 mod from_memory;
 mod hostile;
-mod made;
+pub(crate) mod made;
 mod shared;
 mod soci;
 mod tampered;

@@ -1,0 +1,81 @@
+//! The server of the run directory, if one runs.
+
+use std::time::Duration;
+
+use futures::future::{BoxFuture, FutureExt as _};
+
+use super::{Machine, Report};
+use crate::control::{self, Call, ClientError, Outcome, State, StatusReport};
+use crate::daemon;
+use crate::errors::with_causes;
+
+/// A healthy server answers within a few milliseconds, one with many layers within some more.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+pub(super) fn look<'a>(machine: &'a Machine, report: &'a mut Report) -> BoxFuture<'a, ()> {
+    async move {
+        let run = &machine.config.run;
+        let Some(mut client) = daemon::running(run).await else {
+            return match control::socket(run).exists() {
+                true => report.warning(
+                    format!(
+                        "no server answers at {}, which one has left that was killed",
+                        control::socket(run).display()
+                    ),
+                    "nothing: the next server replaces it; the log and journalctl -u oncefs may say why",
+                ),
+                false => {
+                    report.ok("no server runs: the first `oncefs mount` starts one, systemctl start oncefs the service")
+                }
+            };
+        };
+        let restart = "restart it (systemctl restart oncefs; oncefs umount --all ends one that a command started)";
+        let mut ignored = |_| {};
+        match client.call(&Call::Status, &mut ignored, tokio::time::sleep(PATIENCE)).await {
+            Ok(Ok(answer)) => match answer.outcome {
+                Outcome::Status(status) => tell(machine, &status, report),
+                _ => report.problem("the server answers something else than it is asked", restart),
+            },
+            Ok(Err(failure)) => report.problem(format!("the server is not well: {}", failure.message), restart),
+            Err(ClientError::Interrupted) => {
+                report.problem(format!("the server does not answer within {} s", PATIENCE.as_secs()), restart);
+            }
+            Err(error) => report.problem(format!("the server is not well: {}", with_causes(&error)), restart),
+        }
+    }
+    .boxed()
+}
+
+fn tell(machine: &Machine, status: &StatusReport, report: &mut Report) {
+    let (ours, theirs) = (env!("CARGO_PKG_VERSION"), &status.version);
+    let pid = status.server.unwrap_or(0);
+    if theirs == ours {
+        report.ok(format!("a server runs and answers: process {pid}, version {theirs}"));
+    } else {
+        report.warning(
+            format!("the server is of version {theirs}, this program of {ours}"),
+            "restart it: systemctl restart oncefs, or oncefs umount --all and mount again",
+        );
+    }
+    if status.root != machine.config.root {
+        report.warning(
+            format!(
+                "the server's root is {}, the configuration says {}",
+                status.root.display(),
+                machine.config.root.display()
+            ),
+            "restart the server, or give it the same --root",
+        );
+    }
+    let used =
+        status.mounts.iter().map(|mount| &mount.image).chain(status.claimed.iter().map(|claimed| &claimed.image));
+    for image in used {
+        for layer in image.layers.iter().filter(|layer| layer.state == State::Failed) {
+            let cause = layer.error.as_deref().unwrap_or("unknown cause");
+            report.problem(
+                format!("layer {} of {} cannot be had: {cause}", layer.digest, image.reference),
+                format!("`oncefs doctor {}` looks at its registry; the next reader tries again", image.reference),
+            );
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Fetching what an image's start will want before it does: in the order of its profile, in few requests.
+
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+
+use super::Watched;
+use crate::image::{Images, Opened};
+use crate::index::frames::FrameId;
+use crate::index::profile::{BySource, Part, Profile};
+use crate::store::{Layer, StartFile};
+use crate::sync::atomic::Ordering;
+use crate::sync::{Arc, Weak};
+
+/// Parts of a profile are put in the order of the blob within windows of so many bytes: what is wanted soon may come a little
+/// later than what lies before it.
+const WINDOW_BYTES: u64 = 4 << 20;
+
+/// A request's size: a reader that waits for one frame of it does not wait for much else.
+const REQUEST_BYTES_MAX: u64 = 1 << 20;
+
+/// What may lie between two frames and is fetched with them: as much as comes in the time of a round trip on most links.
+const GAP_BYTES_MAX: u64 = 128 << 10;
+
+/// Requests under way at once.
+const REQUESTS: usize = 4;
+
+/// A profile that names the same frames again and again is not looked at for ever.
+const LOOKS_MAX: usize = 1 << 20;
+
+/// Neighbouring frames that are fetched together.
+struct Stretch {
+    layer: Weak<Layer>,
+    frames: Range<u32>,
+    bytes: u64,
+}
+
+/// There is nothing more to fetch, or no way to.
+struct Over;
+
+/// A frame that is wanted.
+struct Wanted {
+    /// Which of the layers.
+    layer: usize,
+    frame: u32,
+    source: Range<u64>,
+    /// How soon, among all.
+    order: usize,
+}
+
+// === impl Images ===
+
+impl Images {
+    /// Fetches in the background what earlier starts of the image wanted, no more than so many bytes. It ends with the store,
+    /// and where something cannot be had: who reads that learns why.
+    pub(super) fn fetch_ahead(&self, watched: Arc<Watched>, opened: &Opened, bytes_max: u64) {
+        let layers: Vec<Weak<Layer>> =
+            opened.layers.values().filter(|layer| !layer.is_complete()).map(Arc::downgrade).collect();
+        if layers.is_empty() {
+            return;
+        }
+        let images = Arc::downgrade(&self.shared);
+        crate::sync::spawn(async move {
+            let (shared, manifest) = (images.clone(), watched.image.manifest_digest);
+            let planned = tokio::task::spawn_blocking(move || {
+                let kept = shared.upgrade()?.store.start(&manifest, StartFile::Profile).ok()??;
+                let profile = Profile::from_bytes(&kept, &manifest);
+                let profile =
+                    profile.inspect_err(|cause| tracing::info!(%manifest, %cause, "no profile of this image"));
+                let layers: Vec<_> = layers.iter().filter_map(Weak::upgrade).collect();
+                Some(plan(&layers, &profile.ok()?.parts, bytes_max))
+            });
+            let Ok(Some(stretches)) = planned.await else { return };
+            let fetches = stream::iter(stretches).map(|stretch| {
+                let (images, watched) = (images.clone(), watched.clone());
+                async move {
+                    let layer = stretch.layer.upgrade().ok_or(Over)?;
+                    layer.fill(stretch.frames.clone()).await.map_err(|_who_reads_it_learns_why| Over)?;
+                    let shared = images.upgrade().ok_or(Over)?;
+                    let frames = u64::from(stretch.frames.end - stretch.frames.start);
+                    watched.ahead_frames.fetch_add(frames, Ordering::Relaxed);
+                    watched.ahead_bytes.fetch_add(stretch.bytes, Ordering::Relaxed);
+                    shared.starts.ahead_bytes.fetch_add(stretch.bytes, Ordering::Relaxed);
+                    Ok(())
+                }
+            });
+            let _the_first_that_fails_ends_it: Result<(), Over> =
+                fetches.buffer_unordered(REQUESTS).try_collect().await;
+        });
+    }
+}
+
+/// What is to be fetched, in this order: the frames of these layers that are not here and that parts name, neighbours together.
+fn plan(layers: &[Arc<Layer>], parts: &[Part], bytes_max: u64) -> Vec<Stretch> {
+    let places: HashMap<_, _> = layers.iter().enumerate().map(|(place, layer)| (layer.digest(), place)).collect();
+    let mut by_source: HashMap<usize, BySource> = HashMap::new();
+    let (mut window, mut stretches) = (Vec::new(), Vec::new());
+    let mut planned = HashSet::new();
+    let (mut looks, mut bytes, mut window_bytes) = (0, 0u64, 0u64);
+    for part in parts {
+        let Some((place, layer)) = places.get(&part.layer).and_then(|place| Some((*place, layers.get(*place)?))) else {
+            continue;
+        };
+        let frames = by_source.entry(place).or_insert_with(|| BySource::of(layer.frames())).frames(&part.source);
+        looks += frames.len() + 1;
+        for frame in frames {
+            let Ok(source) = layer.frames().source_range(FrameId(frame)) else { continue };
+            if layer.is_resident(frame) || !planned.insert((place, frame)) {
+                continue;
+            }
+            let length = source.end - source.start;
+            bytes = bytes.saturating_add(length);
+            if bytes > bytes_max || looks > LOOKS_MAX {
+                stretches.extend(join(layers, window));
+                return stretches;
+            }
+            window.push(Wanted { layer: place, frame, source, order: window.len() });
+            window_bytes += length;
+            if window_bytes >= WINDOW_BYTES {
+                stretches.extend(join(layers, std::mem::take(&mut window)));
+                window_bytes = 0;
+            }
+        }
+    }
+    stretches.extend(join(layers, window));
+    stretches
+}
+
+/// Frames of one window, neighbours together, what is wanted first at the front.
+fn join(layers: &[Arc<Layer>], mut window: Vec<Wanted>) -> Vec<Stretch> {
+    window.sort_unstable_by_key(|wanted| (wanted.layer, wanted.frame));
+    let mut joined: Vec<(Wanted, u32)> = Vec::new();
+    for wanted in window {
+        match joined.last_mut() {
+            Some((first, last)) if comes_along(first, &wanted) => {
+                first.source.end = first.source.end.max(wanted.source.end);
+                first.order = first.order.min(wanted.order);
+                *last = wanted.frame;
+            }
+            _ => {
+                let frame = wanted.frame;
+                joined.push((wanted, frame));
+            }
+        }
+    }
+    joined.sort_by_key(|(first, _)| first.order);
+    let stretch = |(first, last): (Wanted, u32)| {
+        let layer = Arc::downgrade(layers.get(first.layer)?);
+        let bytes = first.source.end - first.source.start;
+        Some(Stretch { layer, frames: first.frame..last + 1, bytes })
+    };
+    joined.into_iter().filter_map(stretch).collect()
+}
+
+/// Whether `next`, which is behind `first` in the data file, is so in the blob, near enough to be fetched with it.
+fn comes_along(first: &Wanted, next: &Wanted) -> bool {
+    first.layer == next.layer
+        && next.source.start >= first.source.start
+        && next.source.start <= first.source.end.saturating_add(GAP_BYTES_MAX)
+        && next.source.end.max(first.source.end) - first.source.start <= REQUEST_BYTES_MAX
+}
