@@ -153,13 +153,11 @@ fn serve(dir: &Path) -> Child {
     let _left = std::fs::remove_file(&socket);
     let notify = UnixDatagram::bind(&socket).unwrap();
     let server = oncefs(dir, &["serve"]).env("NOTIFY_SOCKET", &socket).stderr(Stdio::null()).spawn().unwrap();
-    loop {
-        let mut message = [0; 4096];
-        let length = notify.recv(&mut message).unwrap();
-        if message[..length].starts_with(b"READY=1") {
-            return server;
-        }
+    let mut message = [0; 4096];
+    while !message.starts_with(b"READY=1") {
+        let _length = notify.recv(&mut message).unwrap();
     }
+    server
 }
 
 /// An image of many small layers, none of which another has.
