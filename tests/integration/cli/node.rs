@@ -79,10 +79,10 @@ impl Node {
         rustix::mount::mount("tmpfs", &self.root, "tmpfs", flags, options.as_c_str()).unwrap();
     }
 
-    /// Adds lines to the configuration file.
+    /// Adds lines to the configuration file, in its section `registry` unless they begin one.
     pub(crate) fn configure(&self, lines: &str) {
         let fetch = if lines.contains("[fetch]") { "" } else { FETCH };
-        std::fs::write(self.dir.path().join("config.toml"), format!("{CONFIG}{fetch}{lines}")).unwrap();
+        std::fs::write(self.dir.path().join("config.toml"), format!("{fetch}{CONFIG}{lines}")).unwrap();
     }
 
     pub(crate) fn root(&self) -> &Path {
