@@ -3,12 +3,13 @@
 //!
 //! `calls stat DIR [TWIN]` asks lstat(2) of everything below DIR; with TWIN, a directory of the same content, the names
 //! are listed there, and DIR is asked for names that nobody has listed. `calls read DIR [SEED [COUNT]]` opens its large
-//! files and reads 4 KiB at random places of them. Prints what one call took on the clock, in microseconds, as JSON. What it needs for that
-//! (listing, opening, choosing) is done before the clock starts, or timed apart.
+//! files and reads 4 KiB at random places of them. Both print what one call took on the clock, in microseconds, as JSON;
+//! `calls sequential DIR` reads its largest files from end to end and prints GB/s. What is needed for that (listing, opening,
+//! choosing, memory) is done before the clock starts, or timed apart.
 
 use std::fs::{self, File};
 use std::hint::black_box;
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -17,6 +18,9 @@ const READ_BYTES: usize = 4096;
 /// Reads go to files of at least this size, and to so many of them.
 const LARGE_BYTES: u64 = 1 << 20;
 const LARGE_MAX: usize = 200;
+/// Sequential reads go to files of at least this size, with what cat(1) asks for at a time.
+const LARGEST_BYTES: u64 = 8 << 20;
+const PIECE_BYTES: usize = 128 << 10;
 
 fn main() -> io::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
@@ -24,7 +28,8 @@ fn main() -> io::Result<()> {
     match (arguments.first().map(String::as_str), arguments.get(1)) {
         (Some("stat"), Some(top)) => stat(Path::new(top), Path::new(arguments.get(2).unwrap_or(top))),
         (Some("read"), Some(top)) => read(Path::new(top), number(2, 0), number(3, 200_000)),
-        _ => Err(io::Error::other("calls stat DIR [TWIN] | calls read DIR [SEED [COUNT]]")),
+        (Some("sequential"), Some(top)) => sequential(Path::new(top)),
+        _ => Err(io::Error::other("calls stat DIR [TWIN] | calls read DIR [SEED [COUNT]] | calls sequential DIR")),
     }
 }
 
@@ -46,7 +51,7 @@ fn stat(top: &Path, twin: &Path) -> io::Result<()> {
 }
 
 fn read(top: &Path, seed: u64, count: u64) -> io::Result<()> {
-    let paths = large_files(top)?;
+    let paths = large_files(top, LARGE_BYTES)?;
     let started = Instant::now();
     let files = paths.iter().map(|(path, size)| Ok((File::open(path)?, *size))).collect::<io::Result<Vec<_>>>()?;
     let opened = microseconds(started.elapsed(), u32::try_from(files.len()).unwrap_or(u32::MAX));
@@ -68,15 +73,40 @@ fn read(top: &Path, seed: u64, count: u64) -> io::Result<()> {
     Ok(())
 }
 
+fn sequential(top: &Path) -> io::Result<()> {
+    let paths = large_files(top, LARGEST_BYTES)?;
+    let files = paths.iter().map(|(path, _)| File::open(path)).collect::<io::Result<Vec<_>>>()?;
+    touch_memory(paths.iter().map(|(_, size)| *size as usize).sum());
+    let (mut piece, mut bytes) = (vec![0; PIECE_BYTES], 0);
+    let started = Instant::now();
+    for mut file in files {
+        loop {
+            match file.read(black_box(&mut piece))? {
+                0 => break,
+                count => bytes += count,
+            }
+        }
+    }
+    let rate = bytes as f64 / 1e9 / started.elapsed().as_secs_f64();
+    println!("{{\"sequential\": {rate:.4}, \"bytes\": {bytes}}}");
+    Ok(())
+}
+
+/// Has this machine's host give the memory that the page cache will take: where guests return what is free, a page's first
+/// touch costs more than reading it.
+fn touch_memory(bytes: usize) {
+    drop(black_box(vec![1u8; bytes]));
+}
+
 /// Those of `top`, in the order of their names, so that two copies of a tree are read alike.
-fn large_files(top: &Path) -> io::Result<Vec<(PathBuf, u64)>> {
+fn large_files(top: &Path, least: u64) -> io::Result<Vec<(PathBuf, u64)>> {
     let (mut directories, mut found) = (vec![top.to_owned()], Vec::new());
     while let Some(directory) = directories.pop() {
         for entry in fs::read_dir(&directory)? {
             let (path, about) = entry.and_then(|entry| Ok((entry.path(), entry.metadata()?)))?;
             if about.is_dir() {
                 directories.push(path);
-            } else if about.is_file() && about.len() >= LARGE_BYTES {
+            } else if about.is_file() && about.len() >= least {
                 found.push((path, about.len()));
             }
         }
