@@ -1,6 +1,6 @@
 //! What of this machine keeps oncefs from working, or from working well, and what exactly to change.
 //!
-//! One file a group of checks, one line a group in [`CHECKS`]. Checks look and change nothing; what they find of others' files and
+//! One file a group of checks, one line a group in `CHECKS`. Checks look and change nothing; what they find of others' files and
 //! servers may be anything, and is never a reason to fail.
 
 mod configuration;
