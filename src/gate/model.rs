@@ -8,13 +8,27 @@ use crate::sync::atomic::{AtomicUsize, Ordering};
 const SCHEDULES: usize = 3000;
 const PLACES: usize = 2;
 
-/// Enters, looks that there is room, and leaves.
+/// One who is inside, until it is dropped: by who leaves, and by who is ended there.
+struct Inside(Arc<AtomicUsize>);
+
+impl Inside {
+    fn new(count: Arc<AtomicUsize>) -> Self {
+        assert!(count.fetch_add(1, Ordering::SeqCst) < PLACES, "more inside than there are places");
+        Self(count)
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Enters, looks that there is room, and leaves: what was made last is dropped first.
 async fn pass(gate: Gate, urgency: Urgency, inside: Arc<AtomicUsize>) {
-    let place = gate.enter(&urgency).await;
-    assert!(inside.fetch_add(1, Ordering::SeqCst) < PLACES, "more inside than there are places");
+    let _place = gate.enter(&urgency).await;
+    let _inside = Inside::new(inside);
     shuttle::future::yield_now().await;
-    inside.fetch_sub(1, Ordering::SeqCst);
-    drop(place);
 }
 
 /// Everybody gets in, whoever gives up, and whatever is raised while it waits: no wake-up is lost.
