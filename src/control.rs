@@ -12,10 +12,12 @@ use crate::sys::mount::Restrictions;
 
 mod cache;
 mod client;
+mod index;
 mod trace;
 
 pub use cache::{CacheReport, PinSummary, PruneCall, PruneSummary};
 pub use client::{Client, ClientError, socket};
+pub use index::{IndexAction, IndexCall, IndexLayer, IndexReport, IndexSummary};
 pub use trace::{TraceReport, TracedLayer, TracedRequest, TracedTouch};
 
 /// What the server can be asked. The name of each is its path below `/v1/`.
@@ -34,6 +36,8 @@ pub enum Call {
     Pin(PullCall),
     Unpin(PullCall),
     Prune(PruneCall),
+    /// What is published of an image's index.
+    Index(IndexCall),
     /// The image's last start.
     Trace(PullCall),
 }
@@ -119,6 +123,7 @@ pub enum Outcome {
     Pinned(PinSummary),
     Unpinned(PinSummary),
     Pruned(PruneSummary),
+    Indexes(IndexSummary),
     Traced(Box<TraceReport>),
 }
 
@@ -287,6 +292,7 @@ impl Call {
             Self::Pin(_) => "/v1/pin",
             Self::Unpin(_) => "/v1/unpin",
             Self::Prune(_) => "/v1/prune",
+            Self::Index(_) => "/v1/index",
             Self::Trace(_) => "/v1/trace",
         }
     }

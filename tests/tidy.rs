@@ -64,7 +64,7 @@ const HOME: &[(&str, &[&str])] = &[
     ("anyhow", &["cli/", "cli.rs", "daemon/", "daemon.rs", "main.rs"]),
     ("arc_swap", &["fuse/", "fuse.rs"]),
     ("axum", &["daemon/"]),
-    ("base64", &["cli/trace", "index/sources/toc.rs", "index/tar/pax.rs", "registry/"]),
+    ("base64", &["cli/trace", "index/published/", "index/sources/toc.rs", "index/tar/pax.rs", "registry/"]),
     ("blake3", &["digest.rs", "index/frames"]),
     ("clap", &["cli/", "cli.rs"]),
     ("clap_complete", &["cli/"]),
@@ -87,6 +87,7 @@ const HOME: &[(&str, &[&str])] = &[
     ("prost_types", &["snapshotter/"]),
     ("regex", &["snapshotter/filter"]),
     ("reqwest", &["registry/"]),
+    ("ring", &["index/published/signature.rs"]),
     ("rustls", &["registry/"]),
     ("rustls_native_certs", &["registry/tls.rs"]),
     ("sd_notify", &["daemon/"]),
@@ -102,7 +103,7 @@ const HOME: &[(&str, &[&str])] = &[
     ("tower", &["snapshotter/", "cri/"]),
     ("tracing_journald", &["daemon/logging"]),
     ("tracing_subscriber", &["daemon/", "cli/", "main.rs"]),
-    ("zstd", &["index/codec/"]),
+    ("zstd", &["index/codec/", "index/published.rs"]),
 ];
 
 /// Small crates of the language's own kind, which any file may use.

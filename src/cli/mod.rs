@@ -5,6 +5,7 @@ mod completions;
 mod config;
 mod connection;
 mod doctor;
+mod index;
 mod inspect;
 mod man;
 mod mount;
@@ -90,6 +91,8 @@ enum Command {
     Pin(pin::Pin),
     Unpin(pin::Unpin),
     Prune(prune::Prune),
+    Index(index::Index),
+    Convert(index::Convert),
     Trace(trace::Trace),
     Check(check::Check),
     Doctor(doctor::Doctor),
@@ -181,6 +184,8 @@ fn perform(command: Command, setting: &Setting) -> Result<ExitCode, Failure> {
             Command::Pin(command) => command.run(setting).await,
             Command::Unpin(command) => command.run(setting).await,
             Command::Prune(command) => command.run(setting).await,
+            Command::Index(command) => command.run(setting).await,
+            Command::Convert(command) => command.run(setting).await,
             Command::Trace(command) => command.run(setting).await,
             Command::Check(command) => command.run(setting).await,
             Command::Completions(_) | Command::Man(_) | Command::Config(_) | Command::Doctor(_) => {

@@ -7,7 +7,7 @@ use crate::config::ConfigError;
 use crate::control::{Failure, FailureKind};
 use crate::errors::with_causes;
 use crate::fuse::SessionError;
-use crate::image::{ImageError, ImageFailed, LayerError};
+use crate::image::{ImageError, ImageFailed, LayerError, PublishError};
 use crate::index::scan::ScanError;
 use crate::registry::RegistryError;
 use crate::snapshotter::SnapshotError;
@@ -27,6 +27,18 @@ pub(super) fn of_snapshots(error: &SnapshotError) -> Failure {
 
 pub(super) fn of_registry(error: &RegistryError) -> Failure {
     failure(registry_kind(error), error)
+}
+
+pub(super) fn of_publish(error: &PublishError) -> Failure {
+    let kind = match error {
+        PublishError::Registry(error) => registry_kind(error),
+        PublishError::Image(error) => image_kind(error.cause()),
+        PublishError::Store(_) | PublishError::Pack { .. } => FailureKind::Store,
+        PublishError::NoTag => FailureKind::Usage,
+        PublishError::Manifest => FailureKind::Corrupt,
+        PublishError::NoLayers | PublishError::Stopping => FailureKind::Other,
+    };
+    failure(kind, error)
 }
 
 pub(super) fn of_session(error: &SessionError) -> Failure {
@@ -70,8 +82,12 @@ fn registry_kind(error: &RegistryError) -> FailureKind {
         E::TooLarge { .. } | E::Size { .. } | E::Mismatch { .. } | E::Manifest { .. } | E::Protocol { .. } => {
             FailureKind::Corrupt
         }
-        E::CaFile { .. } | E::HostFile { .. } | E::HostInConfig(_) | E::KubeletHalf => FailureKind::Usage,
-        E::Status { .. } | E::Io { .. } | E::Client(_) | E::Origin(..) | E::Stopped(_) => FailureKind::Other,
+        E::CaFile { .. } | E::HostFile { .. } | E::HostInConfig(_) | E::KubeletHalf | E::NotPushed(_) => {
+            FailureKind::Usage
+        }
+        E::Status { .. } | E::Io { .. } | E::Client(_) | E::Origin(..) | E::Stopped(_) | E::NotMounted { .. } => {
+            FailureKind::Other
+        }
     }
 }
 

@@ -10,6 +10,7 @@ mod chains;
 mod devices;
 mod failure;
 mod health;
+mod index;
 mod interrupts;
 mod keeping;
 mod logging;

@@ -202,6 +202,7 @@ impl Server {
             Call::Check { repair } => Outcome::Checked(self.node.check(*repair, news).await?),
             Call::Pin(call) => Outcome::Pinned(self.node.pin(call).await?),
             Call::Unpin(call) => Outcome::Unpinned(self.node.unpin(call).await?),
+            Call::Index(call) => Outcome::Indexes(self.node.index(call, news).await?),
             Call::Prune(call) => Outcome::Pruned(self.node.prune(call).await?),
             Call::Trace(call) => Outcome::Traced(Box::new(self.node.trace(call).await?)),
             Call::Status => {

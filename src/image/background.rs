@@ -8,9 +8,9 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use super::Images;
 use super::chains::Wanting;
 use super::verify::{Judgement, judge};
-use super::{Images, Trust};
 use crate::digest::LayerDigest;
 use crate::errors::with_causes;
 use crate::gate::Bucket;
@@ -100,7 +100,7 @@ impl Images {
 
     /// Whether indexes are used that nothing vouches for: then content is compared, and that is not left undone.
     fn compares_content(&self) -> bool {
-        self.shared.trust == Trust::Registry
+        self.shared.believed.compares_content()
     }
 
     async fn complete(&self, layer: Arc<Layer>, wanting: Wanting) {

@@ -4,7 +4,7 @@
 use super::beside::BesideImage;
 use super::chains::AtWork;
 use super::progress::LayerProgress;
-use super::{Image, ImageError, Images, LayerError, Trust};
+use super::{Image, ImageError, Images, LayerError};
 use crate::blob::{Blob, BlobError, Blobs as _, Layered};
 use crate::errors::with_causes;
 use crate::flight::Ticket;
@@ -39,7 +39,7 @@ impl Images {
 
     /// The index that is used for the layer, if it is not scanned.
     pub(super) fn binding(&self, layer: &Layered) -> Option<Binding> {
-        if self.shared.trust == Trust::None { None } else { sources::binding(layer) }
+        self.shared.believed.binding(layer)
     }
 
     async fn find_or_scan(&self, image: &Arc<Image>, layer: &Layered) -> Result<Arc<Layer>, ImageError> {
@@ -65,16 +65,19 @@ impl Images {
         let receiving: Receiving = off_thread(move || store.receive(&digest)).await??;
         let limits = self.shared.limits.lock().clone();
         let beside = BesideImage { images: self, image };
-        let indexed = match sources::read(layer, blob.as_ref(), &beside, receiving.parts(), &limits).await {
-            Ok(Some(indexed)) => indexed,
-            Ok(None) => return Ok(None),
-            Err(declined) => {
-                let cause = with_causes(&declined);
-                tracing::warn!(layer = %layer.digest, image = image.reference, cause, "the layer is scanned");
-                self.shared.declines.note(layer.digest, &cause);
-                return Ok(None);
-            }
-        };
+        let indexed =
+            match sources::read(layer, blob.as_ref(), &beside, self.shared.believed.keys(), receiving.parts(), &limits)
+                .await
+            {
+                Ok(Some(indexed)) => indexed,
+                Ok(None) => return Ok(None),
+                Err(declined) => {
+                    let cause = with_causes(&declined);
+                    tracing::warn!(layer = %layer.digest, image = image.reference, cause, "the layer is scanned");
+                    self.shared.declines.note(layer.digest, &cause);
+                    return Ok(None);
+                }
+            };
         let (origin, images) = (image.origin.clone(), self.clone());
         let finish = move || {
             let finished = receiving.finish_indexed(&indexed, origin)?;
@@ -100,11 +103,9 @@ impl Images {
         Ok(Some(here))
     }
 
-    /// Whether it is the image's own manifest that binds the layer's index.
+    /// Whether the layer's index counts for the image: its own manifest binds it, or it is signed.
     pub(super) fn is_bound(&self, layer: &Layer, says: &Layered) -> bool {
-        let heading = layer.frames().heading();
-        let binding = heading.bound_by.map(|digest| Binding { source: heading.index_source, digest });
-        binding.is_some() && binding == self.binding(says) && heading.diff_id == says.diff_id
+        self.shared.believed.believes(layer.frames().heading(), says)
     }
 
     fn verified(&self, image: &Arc<Image>, layer: &Layered) -> Ticket<Arc<Layer>, ImageError> {

@@ -4,12 +4,15 @@
 //! who want a layer, one view for all mounts of an image. Dropping what a call returned drops its claim on the work.
 
 mod background;
+mod believed;
 mod beside;
 mod cache;
 mod chains;
+mod convert;
 mod declines;
 mod layer;
 mod progress;
+mod publish;
 mod referrers;
 mod refusals;
 mod resolve;
@@ -25,6 +28,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::blob::{Layered, Origin};
 use crate::digest::{ChainId, Digest, LayerDigest};
 use crate::flight::{Failed, Flight};
+use crate::index::published::signature::PublicKey;
 use crate::index::scan::Limits;
 use crate::index::sources::Binding;
 use crate::registry::{Registry, RegistryError};
@@ -38,10 +42,12 @@ pub use cache::{Pinned, Prune, Pruned};
 pub use chains::{ChainError, ChainSource, ChainUsage, ChainWanted, ClaimedImage, Held, Search};
 pub use layer::Need;
 pub use progress::{LayerState, LayerStatus};
+pub use publish::{PublishError, PublishedIndex, Pushed, Verdict};
 pub use resolve::Asker;
 pub use starts::{ProfileConfig, Start};
 
 use background::Completing;
+use believed::Believed;
 use chains::{Found, Ledger, Quiet};
 use declines::Declines;
 use progress::Progresses;
@@ -68,6 +74,8 @@ pub struct Config {
 #[serde(default, deny_unknown_fields)]
 pub struct IndexConfig {
     pub trust: Trust,
+    /// Whose signatures of published indexes are believed.
+    pub keys: Vec<PublicKey>,
 }
 
 /// Which indexes are used.
@@ -76,7 +84,7 @@ pub struct IndexConfig {
 pub enum Trust {
     /// None but this node's own: every layer is scanned.
     None,
-    /// Those that a digest in the image's manifest covers.
+    /// Those that a digest in the image's manifest covers, and published ones that a key of the configuration has signed.
     #[default]
     Bound,
     /// Those that lie beside the image in its registry, too. They are used at once and compared with the whole layer in the background.
@@ -157,7 +165,7 @@ struct Shared {
     limits: Mutex<Limits>,
     resolving: Flight<(String, String, Asker), Arc<Image>, ImageError>,
     finding: Flight<String, Arc<Found>, ImageError>,
-    trust: Trust,
+    believed: Believed,
     indexing: Flight<(LayerDigest, Binding), Arc<Layer>, ImageError>,
     scanning: Flight<LayerDigest, Arc<Layer>, ImageError>,
     opening: Flight<ViewSlot, Opened, ImageError>,
@@ -193,13 +201,14 @@ impl Images {
     /// Takes the images that the store knows into memory: blocking for a moment.
     pub fn new(registry: Registry, store: Store, config: Config, index: &IndexConfig) -> Self {
         let places = Arc::new(Semaphore::new(config.concurrent_layers.clamp(1, CONCURRENT_LAYERS_MAX)));
+        let believed = Believed::new(index);
         let shared = Shared {
             registry,
             store,
             limits: Mutex::new(config.limits),
             resolving: Flight::new(),
             finding: Flight::new(),
-            trust: index.trust,
+            believed: believed.clone(),
             indexing: Flight::new(),
             scanning: Flight::new(),
             opening: Flight::new(),
@@ -210,7 +219,7 @@ impl Images {
             referrers: Referrers::default(),
             starts: Starts::default(),
             waits: ChainWaits::default(),
-            ledger: Mutex::new(Ledger::new(index.trust)),
+            ledger: Mutex::new(Ledger::new(believed)),
             quiet: Quiet::default(),
             work: watch::Sender::default(),
             freed: watch::Sender::default(),

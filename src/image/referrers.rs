@@ -61,4 +61,9 @@ impl Referrers {
             kept.insert(key, (Instant::now(), answer.clone()));
         }
     }
+
+    /// Something was published or taken away: it is asked for anew.
+    pub(super) fn forget(&self, origin: &Origin, subject: Digest) {
+        self.kept.lock().remove(&(origin.clone(), subject));
+    }
 }

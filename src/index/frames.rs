@@ -61,7 +61,8 @@ pub struct Heading {
     pub blob_bytes: u64,
     pub data_bytes: u64,
     pub index_source: IndexSource,
-    /// The digest by which the manifest binds an index that was not made here; it says nothing of the blob as a whole.
+    /// The digest by which the manifest binds an index that was not made here, or that of the key that signed it; it says
+    /// nothing of the blob as a whole.
     pub bound_by: Option<Digest>,
 }
 
@@ -77,6 +78,8 @@ pub enum IndexSource {
     ZstdChunked,
     /// The ztoc of a SOCI index.
     Soci,
+    /// oncefs's own, made by the scan of another node.
+    Published,
 }
 
 /// The frames of one layer, mapped.
@@ -117,6 +120,7 @@ impl fmt::Display for IndexSource {
             // As `verifies_layer` has it.
             Self::EStargz => f.write_str("eStargz, bound by the manifest (blob not verified as a whole)"),
             Self::Soci => f.write_str("SOCI, bound by the manifest (blob not verified as a whole)"),
+            Self::Published => f.write_str("oncefs, made elsewhere, bound or signed (blob not verified as a whole)"),
             Self::ZstdChunked => f.write_str("zstd:chunked, bound by the manifest (blob not verified as a whole)"),
         }
     }

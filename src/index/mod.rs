@@ -6,6 +6,7 @@
 pub mod codec;
 pub mod frames;
 pub mod profile;
+pub mod published;
 pub mod scan;
 pub mod sources;
 pub mod tar;

@@ -1,5 +1,8 @@
 //! A question to a registry.
 
+use bytes::Bytes;
+use reqwest::{Method, Url};
+
 use crate::digest::Digest;
 use crate::registry::counters::Kind;
 use crate::registry::hosts::Need;
@@ -20,6 +23,39 @@ pub(super) struct Ask {
     /// Only whether it is there and may be had: a redirect says so, too.
     pub(super) only_head: bool,
     pub(super) weight: Weight,
+    pub(super) access: Access,
+    /// What is done, if it is more than asking.
+    pub(super) change: Option<Change>,
+}
+
+/// What a login must be good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Access {
+    Pull,
+    /// Pulling too.
+    Push,
+}
+
+/// What a registry is to do. Doing it twice is doing it once.
+#[derive(Clone)]
+pub(super) struct Change {
+    pub(super) method: Method,
+    pub(super) media_type: &'static str,
+    pub(super) body: Bytes,
+    /// Where the registry itself said that it is done.
+    pub(super) at: Option<Url>,
+}
+
+// === impl Access ===
+
+impl Access {
+    /// As scopes of tokens have it.
+    pub(super) fn actions(self) -> &'static str {
+        match self {
+            Self::Pull => "pull",
+            Self::Push => "pull,push",
+        }
+    }
 }
 
 // === impl Ask ===
@@ -33,6 +69,7 @@ impl Ask {
 
     pub(super) fn need(&self) -> Need {
         match self.kind() {
+            _ if self.access == Access::Push => Need::Push,
             Kind::Referrers => Need::Referrers,
             _ if self.digest().is_some() => Need::Pull,
             _ => Need::Resolve,
@@ -41,6 +78,7 @@ impl Ask {
 
     pub(super) fn kind(&self) -> Kind {
         match (self.path.split('/').next(), self.range) {
+            _ if self.change.is_some() => Kind::Push,
             (Some("manifests"), _) => Kind::Manifest,
             (Some("referrers"), _) => Kind::Referrers,
             (_, None) => Kind::Blob,

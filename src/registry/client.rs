@@ -10,7 +10,7 @@ use reqwest::header::{
 use reqwest::{StatusCode, Url};
 
 use crate::digest::{self, Digest};
-use crate::registry::ask::Ask;
+use crate::registry::ask::{Access, Ask};
 use crate::registry::challenge;
 use crate::registry::clients::Lasting;
 use crate::registry::config::Config;
@@ -22,7 +22,7 @@ use crate::registry::hosts::{Host, Hosts, authority};
 use crate::registry::login::{Authorization, Logins, REFUSED_MAX};
 use crate::registry::mirrors::Mirrors;
 use crate::registry::retry::{Outcome, Policy, Verdict};
-use crate::registry::transport::{Call, Reply, Transport};
+use crate::registry::transport::{Call, Reply, Sent, Transport};
 use crate::sync::Arc;
 
 /// Asks registries.
@@ -142,7 +142,7 @@ impl Client {
     }
 
     /// Asks each place once until one answers. What the last one says is the answer.
-    async fn once(&self, ask: &Ask) -> Result<Answer, RegistryError> {
+    pub(super) async fn once(&self, ask: &Ask) -> Result<Answer, RegistryError> {
         let mut last = None;
         for host in self.places(ask)? {
             match self.once_at(&host, ask).await {
@@ -154,7 +154,12 @@ impl Client {
     }
 
     fn places(&self, ask: &Ask) -> Result<Vec<Host>, RegistryError> {
-        Ok(self.mirrors.useful(self.hosts.places(&ask.repository, ask.need())?, ask))
+        let mut places = self.mirrors.useful(self.hosts.places(&ask.repository, ask.need())?, ask);
+        if ask.access == Access::Push {
+            // As containerd does: what is pushed goes to one place.
+            places.truncate(1);
+        }
+        Ok(places)
     }
 
     /// The mirror gave wrong bytes of what `path` names: it is not asked for them again. Says whether there was one.
@@ -165,8 +170,13 @@ impl Client {
     async fn once_at(&self, host: &Host, ask: &Ask) -> Result<Answer, RegistryError> {
         let broken = |cause: &str| protocol(host, ask, cause);
         let path = format!("{}/{}", ask.repository.path(), ask.path);
-        let mut url = host.url(&path).ok_or_else(|| broken("the address cannot be formed"))?;
-        let mut login = Attempt { authorization: self.logins.known(host, &ask.repository), ..Attempt::default() };
+        let mut url = match ask.change.as_ref().and_then(|change| change.at.clone()) {
+            Some(url) if self.hosts.may_send(host, &url) => url,
+            Some(_) => return Err(broken("it wants to be sent things over plain HTTP, where it may not")),
+            None => host.url(&path).ok_or_else(|| broken("the address cannot be formed"))?,
+        };
+        let known = self.logins.known(host, &ask.repository, ask.access);
+        let mut login = Attempt { authorization: known, ..Attempt::default() };
         let mut hops = 0;
         while hops < HOPS_MAX {
             // A login is for the host it was made for: a redirect elsewhere gets none.
@@ -213,7 +223,12 @@ impl Client {
             headers.insert(AUTHORIZATION, authorization.header.clone());
         }
         let (url, what, only_head) = (url.clone(), ask.what.as_str(), ask.only_head);
-        Call { url, what, headers, form: None, only_head, weight: ask.weight.clone(), kind: ask.kind(), tls: None }
+        let sent = ask.change.as_ref().map(|change| Sent {
+            method: change.method.clone(),
+            media_type: change.media_type,
+            body: change.body.clone(),
+        });
+        Call { url, what, headers, sent, only_head, weight: ask.weight.clone(), kind: ask.kind(), tls: None }
     }
 
     async fn next_hop(&self, host: &Host, ask: &Ask, url: &Url, reply: Reply) -> Result<Url, RegistryError> {
@@ -236,7 +251,7 @@ impl Client {
         // Read to its end first: the token may come over the same connection, and nobody holds two places.
         let denied = failure::of_reply(reply, &host.name, &ask.what, had_login, looked_at).await;
         let before = login.was_refused();
-        let found = self.logins.answer(host, &ask.repository, challenges, before.as_ref(), &login.refused).await?;
+        let found = self.logins.answer(host, ask, challenges, before.as_ref(), &login.refused).await?;
         let found = found.ok_or_else(|| login.forbidden.take().unwrap_or(denied))?;
         login.authorization = Some(found);
         login.is_fresh = true;
@@ -248,7 +263,7 @@ impl Client {
         let looked_at = self.logins.looked_at();
         login.forbidden = Some(failure::of_reply(reply, &host.name, &ask.what, true, looked_at).await);
         if let Some(before) = login.was_refused() {
-            self.logins.forget(host, &ask.repository, &before);
+            self.logins.forget(host, ask, &before);
         }
     }
 }
@@ -344,6 +359,11 @@ impl Tries {
             other => other,
         };
         self.wait(error, outcome).await
+    }
+
+    /// Waits as before a second try, for others to be seen.
+    pub(super) async fn pause(&self) {
+        tokio::time::sleep(self.policy.first_pause.mul_f64(0.5 + chance())).await;
     }
 
     async fn wait(&mut self, error: RegistryError, outcome: Outcome) -> Result<(), RegistryError> {

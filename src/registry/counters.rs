@@ -80,6 +80,8 @@ pub(super) enum Kind {
     Range,
     /// Which manifests are about another one.
     Referrers,
+    /// What is sent there.
+    Push,
     Token,
 }
 
@@ -99,7 +101,7 @@ pub struct Counts {
 // === impl Kind ===
 
 impl Kind {
-    const ALL: [Self; 5] = [Self::Manifest, Self::Blob, Self::Range, Self::Referrers, Self::Token];
+    const ALL: [Self; 6] = [Self::Manifest, Self::Blob, Self::Range, Self::Referrers, Self::Push, Self::Token];
 
     fn name(self) -> &'static str {
         match self {
@@ -107,6 +109,7 @@ impl Kind {
             Self::Blob => "blob",
             Self::Range => "range",
             Self::Referrers => "referrers",
+            Self::Push => "push",
             Self::Token => "token",
         }
     }

@@ -7,8 +7,8 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::blob::BlobError;
-use crate::digest::{Mismatch, ParseDigestError};
+use crate::blob::{BlobError, Origin};
+use crate::digest::{Digest, Mismatch, ParseDigestError};
 use crate::errors::with_causes;
 use crate::registry::reference::ReferenceError;
 use crate::sync::Arc;
@@ -75,6 +75,12 @@ pub enum RegistryError {
     Client(String),
     #[error("{0:?} does not say where a blob is")]
     Origin(String, #[source] Option<ReferenceError>),
+    #[error("{0} is on this machine's disk; only a registry can be pushed to")]
+    NotPushed(Origin),
+    #[error(
+        "{to} does not have {blob} and does not take it over from {from}; copy the image there first, as with skopeo copy"
+    )]
+    NotMounted { blob: Digest, from: String, to: String },
     #[error("fetching {0} ended without a result (it panicked, or oncefs is stopping)")]
     Stopped(String),
 }

@@ -8,10 +8,11 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
-use reqwest::{StatusCode, Url};
+use reqwest::{Method, StatusCode, Url};
 use serde::Deserialize;
 
 use crate::flight::{Failed, Flight};
+use crate::registry::ask::{Access, Ask};
 use crate::registry::challenge::Challenge;
 use crate::registry::counters::{Kind, add};
 use crate::registry::credentials::{Credential, Credentials};
@@ -21,7 +22,7 @@ use crate::registry::hosts::{Host, Hosts, authority};
 use crate::registry::learned::Login;
 use crate::registry::reference::Repository;
 use crate::registry::secret::Secret;
-use crate::registry::transport::{Call, Transport, Weight};
+use crate::registry::transport::{Call, Sent, Transport, Weight};
 use crate::sync::{Arc, Mutex};
 
 /// All logins of a program. Clones share them.
@@ -39,8 +40,8 @@ struct Shared {
     flight: Flight<(Key, Vec<Credential>), Arc<Authorization>, RegistryError>,
 }
 
-/// A host, by its authority, and a repository that it has.
-type Key = (String, Repository);
+/// A host, by its authority, a repository that it has, and what is to be done there.
+type Key = (String, Repository, Access);
 
 /// What to send to one registry for one repository.
 pub(super) struct Authorization {
@@ -89,7 +90,7 @@ impl Logins {
         let is_news = self.shared.credentials.learn(repository, login);
         if is_news == Some(true) {
             // At the mirrors too: who may see an image there is theirs to say again.
-            self.shared.kept.lock().retain(|(_, of), _| of != repository);
+            self.shared.kept.lock().retain(|(_, of, _), _| of != repository);
         }
         is_news.is_some()
     }
@@ -100,15 +101,15 @@ impl Logins {
     }
 
     /// What worked before and has not run out.
-    pub(super) fn known(&self, host: &Host, repository: &Repository) -> Option<Arc<Authorization>> {
+    pub(super) fn known(&self, host: &Host, repository: &Repository, access: Access) -> Option<Arc<Authorization>> {
         let kept = self.shared.kept.lock();
-        kept.get(&key(host, repository)).filter(|authorization| authorization.is_alive()).cloned()
+        kept.get(&key(host, repository, access)).filter(|authorization| authorization.is_alive()).cloned()
     }
 
     /// A registry did not take it: it is not sent again.
-    pub(super) fn forget(&self, host: &Host, repository: &Repository, refused: &Arc<Authorization>) {
+    pub(super) fn forget(&self, host: &Host, ask: &Ask, refused: &Arc<Authorization>) {
         let mut kept = self.shared.kept.lock();
-        let key = key(host, repository);
+        let key = key(host, &ask.repository, ask.access);
         if kept.get(&key).is_some_and(|known| Arc::ptr_eq(known, refused)) {
             kept.remove(&key);
         }
@@ -119,24 +120,25 @@ impl Logins {
     pub(super) async fn answer(
         &self,
         host: &Host,
-        repository: &Repository,
+        ask: &Ask,
         challenges: Vec<Challenge>,
         refused: Option<&Arc<Authorization>>,
         credentials: &[Credential],
     ) -> Result<Option<Arc<Authorization>>, RegistryError> {
         let is_other = |known: &Authorization| !known.credential.as_ref().is_some_and(|of| credentials.contains(of));
-        if let Some(known) = self.known(host, repository)
+        if let Some(known) = self.known(host, &ask.repository, ask.access)
             && refused.is_none_or(|refused| !Arc::ptr_eq(refused, &known))
             && is_other(&known)
         {
             return Ok(Some(known)); // somebody else has asked meanwhile
         }
         let Some(challenge) = best(challenges) else { return Ok(None) };
-        let (shared, host, repository) = (self.shared.clone(), host.clone(), repository.clone());
+        let (shared, host, repository, access) =
+            (self.shared.clone(), host.clone(), ask.repository.clone(), ask.access);
         let name = host.name.clone();
-        let (key, credentials) = (key(&host, &repository), credentials.to_vec());
+        let (key, credentials) = (key(&host, &repository, access), credentials.to_vec());
         let ticket = self.shared.flight.join((key.clone(), credentials.clone()), move || async move {
-            let found = shared.find(&host, &repository, challenge, credentials).await?;
+            let found = shared.find(&host, (&repository, access), challenge, credentials).await?;
             shared.keep(key, found.clone());
             Ok(found)
         });
@@ -151,8 +153,8 @@ impl Logins {
     }
 }
 
-fn key(host: &Host, repository: &Repository) -> Key {
-    (authority(&host.endpoint), repository.clone())
+fn key(host: &Host, repository: &Repository, access: Access) -> Key {
+    (authority(&host.endpoint), repository.clone(), access)
 }
 
 /// Tokens go before passwords: they are worth less to a thief.
@@ -176,7 +178,7 @@ impl Shared {
     async fn find(
         &self,
         host: &Host,
-        repository: &Repository,
+        (repository, access): (&Repository, Access),
         to: Challenge,
         mut refused: Vec<Credential>,
     ) -> Result<Arc<Authorization>, RegistryError> {
@@ -191,7 +193,7 @@ impl Shared {
             if credential.is_none() && !refused.is_empty() {
                 break;
             }
-            match self.made_of(credential.clone(), host, repository, &to).await {
+            match self.made_of(credential.clone(), host, (repository, access), &to).await {
                 Err(denied @ RegistryError::Denied { .. }) if credential.is_some() => {
                     last = denied;
                     refused.extend(credential);
@@ -206,7 +208,7 @@ impl Shared {
         &self,
         credential: Option<Credential>,
         host: &Host,
-        repository: &Repository,
+        (repository, access): (&Repository, Access),
         to: &Challenge,
     ) -> Result<Arc<Authorization>, RegistryError> {
         let wrong = |cause: &str| RegistryError::Login { host: host.name.clone(), cause: cause.to_owned() };
@@ -222,7 +224,8 @@ impl Shared {
             }
             (Challenge::Bearer { realm, service, scope }, _) => {
                 let realm = self.realm(host, realm)?;
-                let scope = scope.clone().unwrap_or_else(|| format!("repository:{}:pull", repository.path()));
+                let actions = access.actions();
+                let scope = scope.clone().unwrap_or_else(|| format!("repository:{}:{actions}", repository.path()));
                 let (host, repository, service) = (host.clone(), repository.clone(), service.clone());
                 self.token(&Wish { host, repository, realm, service, scope }, credential).await
             }
@@ -296,13 +299,15 @@ impl Wish {
     fn call<'a>(&self, credential: Option<&Credential>, what: &'a str) -> Result<Call<'a>, RegistryError> {
         let mut url = self.realm.clone();
         let mut headers = HeaderMap::new();
-        let mut form = None;
+        let mut sent = None;
         let service = self.service.as_deref();
         match credential {
             Some(Credential::Identity(token)) => {
                 let fields = [("grant_type", "refresh_token"), ("client_id", "oncefs"), ("scope", &*self.scope)];
                 let fields = fields.into_iter().chain(service.map(|service| ("service", service)));
-                form = Some(form_of(fields.chain([("refresh_token", token.reveal())])));
+                let form = form_of(fields.chain([("refresh_token", token.reveal())]));
+                let media_type = "application/x-www-form-urlencoded";
+                sent = Some(Sent { method: Method::POST, media_type, body: form.into() });
             }
             other => {
                 url.query_pairs_mut().extend_pairs(service.map(|service| ("service", service)));
@@ -314,7 +319,7 @@ impl Wish {
                 }
             }
         }
-        Ok(Call { url, what, headers, form, only_head: false, weight: Weight::Light, tls: None, kind: Kind::Token })
+        Ok(Call { url, what, headers, sent, only_head: false, weight: Weight::Light, tls: None, kind: Kind::Token })
     }
 
     fn refused(&self, cause: &str) -> RegistryError {

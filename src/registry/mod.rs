@@ -29,6 +29,7 @@ mod manifest;
 mod mirrors;
 mod platform;
 mod program;
+mod push;
 mod ranges;
 mod reference;
 mod referrers;
@@ -46,7 +47,8 @@ use futures::future::BoxFuture;
 
 use crate::blob::{Blob, BlobError, Blobs, Layered, Origin, Referrer};
 use crate::digest::{self, Digest, LayerDigest};
-use crate::registry::ask::Ask;
+use crate::registry::ask::{Access, Ask};
+use crate::registry::client::Client;
 use crate::registry::clients::Clients;
 use crate::registry::layout::Layout;
 use crate::registry::manifest::{ACCEPT, MANIFEST_BYTES_MAX};
@@ -192,6 +194,8 @@ impl Registry {
             range: None,
             only_head: false,
             weight: Weight::Light,
+            access: Access::Pull,
+            change: None,
         };
         Ok(self.shared.clients.now().small(&ask, MANIFEST_BYTES_MAX).await?.bytes)
     }
@@ -266,6 +270,11 @@ impl Shared {
         aside(move || Layout::open_directory(&path).map(Arc::new)).await
     }
 
+    fn pushed_to(&self, origin: &Origin) -> Result<(Arc<Client>, Repository), RegistryError> {
+        let repository = remote_of(origin)?.ok_or_else(|| RegistryError::NotPushed(origin.clone()))?;
+        Ok((self.clients.now(), repository))
+    }
+
     async fn manifest(&self, digest: Digest, origin: &Origin) -> Result<Bytes, RegistryError> {
         let what = format!("the manifest {digest} in {origin}");
         let bytes = if let Some(repository) = remote_of(origin)? {
@@ -277,6 +286,8 @@ impl Shared {
                 range: None,
                 only_head: false,
                 weight: Weight::Light,
+                access: Access::Pull,
+                change: None,
             };
             self.clients.now().small(&ask, MANIFEST_BYTES_MAX).await?.bytes
         } else {
@@ -304,6 +315,8 @@ impl Shared {
             range: None,
             only_head: true,
             weight: Weight::Light,
+            access: Access::Pull,
+            change: None,
         };
         self.clients.now().get(&ask).await.map(drop)
     }

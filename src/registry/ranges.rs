@@ -14,7 +14,7 @@ use reqwest::{StatusCode, Url};
 use crate::blob::{Blob, BlobError};
 use crate::digest::LayerDigest;
 use crate::gate::Urgency;
-use crate::registry::ask::Ask;
+use crate::registry::ask::{Access, Ask};
 use crate::registry::client::{Answer, Tries};
 use crate::registry::clients::Clients;
 use crate::registry::counters::add;
@@ -131,6 +131,8 @@ impl Place {
             range: (!is_whole).then(|| (at, end.saturating_sub(1))),
             only_head: false,
             weight,
+            access: Access::Pull,
+            change: None,
         };
         let moved_to = self.moved_to.lock().clone();
         if let Some(url) = moved_to {

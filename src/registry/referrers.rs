@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use crate::blob::Referrer;
 use crate::digest::Digest;
-use crate::registry::ask::Ask;
+use crate::registry::ask::{Access, Ask};
 use crate::registry::client::{Client, Small};
 use crate::registry::error::RegistryError;
 use crate::registry::manifest::{INDEX, MANIFEST_BYTES_MAX};
@@ -116,6 +116,8 @@ impl Search<'_> {
             range: None,
             only_head: false,
             weight: Weight::Light,
+            access: Access::Pull,
+            change: None,
         }
     }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::blob::Origin;
 use crate::digest::{self, Digest};
-use crate::registry::ask::Ask;
+use crate::registry::ask::{Access, Ask};
 use crate::registry::client::Client;
 use crate::registry::error::{ManifestError, RegistryError};
 use crate::registry::layout::Layout;
@@ -220,6 +220,8 @@ fn ask(remote: &Remote, path: String, what: String) -> Ask {
         range: None,
         only_head: false,
         weight: Weight::Light,
+        access: Access::Pull,
+        change: None,
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use reqwest::header::{self, HeaderMap, HeaderName};
-use reqwest::{Client, StatusCode, Url};
+use reqwest::{Client, Method, StatusCode, Url};
 
 use crate::gate::Urgency;
 use crate::registry::clients::Lasting;
@@ -44,13 +44,20 @@ pub(super) struct Call<'a> {
     pub(super) url: Url,
     pub(super) what: &'a str,
     pub(super) headers: HeaderMap,
-    /// The body of a POST; without it, it is a GET, or a HEAD.
-    pub(super) form: Option<String>,
+    /// What is sent; without it, it is a GET, or a HEAD.
+    pub(super) sent: Option<Sent>,
     pub(super) only_head: bool,
     pub(super) weight: Weight,
     /// How to connect, where it is not as to all.
     pub(super) tls: Option<Arc<Tls>>,
     pub(super) kind: Kind,
+}
+
+/// A request that has a body.
+pub(super) struct Sent {
+    pub(super) method: Method,
+    pub(super) media_type: &'static str,
+    pub(super) body: Bytes,
 }
 
 /// How long an answer's body will keep its connection.
@@ -88,6 +95,8 @@ const POOL_IDLE: Duration = Duration::from_secs(30);
 const WINDOW_BYTES: u32 = 2 << 20;
 /// What refusals say is read up to here, so that the connection can be used again.
 const REFUSAL_BYTES_MAX: u64 = 16 << 10;
+/// Who sends more slowly than this is taken for somebody whose connection is lost.
+const SENT_BYTES_PER_SECOND: u64 = 64 << 10;
 /// A new connection is had sooner.
 const REFUSAL_TIME_MAX: Duration = Duration::from_secs(2);
 
@@ -116,9 +125,10 @@ impl Transport {
         let host = authority(&call.url);
         let client = self.client(&call.url, call.tls.as_ref()).await?;
         let inside = self.doors.enter(&host, call.what, &call.weight).await?;
-        let mut request = match call.form {
-            Some(form) => {
-                client.post(call.url).header(header::CONTENT_TYPE, "application/x-www-form-urlencoded").body(form)
+        let sent_bytes = call.sent.as_ref().map_or(0, |sent| sent.body.len() as u64);
+        let mut request = match call.sent {
+            Some(Sent { method, media_type, body }) => {
+                client.request(method, call.url).header(header::CONTENT_TYPE, media_type).body(body)
             }
             None if call.only_head => client.head(call.url),
             None => client.get(call.url),
@@ -126,7 +136,7 @@ impl Transport {
         request = request.headers(call.headers);
         add(&self.counters.requests, 1);
         let since = Instant::now();
-        let after = self.config.response_timeout();
+        let after = self.config.response_timeout() + Duration::from_secs(sent_bytes / SENT_BYTES_PER_SECOND);
         let sent = tokio::time::timeout(self.config.connect_timeout() + after, request.send()).await;
         let status = sent.as_ref().ok().and_then(|sent| sent.as_ref().ok()).map(reqwest::Response::status);
         self.counters.answered(status.map(|status| status.as_u16()));
@@ -275,6 +285,11 @@ impl Body {
             all.extend_from_slice(&piece);
         }
         Ok(all.freeze())
+    }
+
+    /// What was asked for it.
+    pub(super) fn url(&self) -> &Url {
+        self.response.url()
     }
 
     /// What was announced, if it was.

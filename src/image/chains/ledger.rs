@@ -11,7 +11,8 @@ use tokio::sync::oneshot;
 use super::unverified::Unverified;
 use crate::blob::{Layered, Origin};
 use crate::digest::{ChainId, Digest, LayerDigest};
-use crate::image::{Image, Trust};
+use crate::image::Image;
+use crate::image::believed::Believed;
 use crate::store::Measure;
 use crate::sync::Arc;
 
@@ -70,7 +71,7 @@ pub(in crate::image) struct Ledger {
     pub(super) measures: HashMap<LayerDigest, Measure>,
     /// What is shown of chains, where it is not what a scan has found.
     pub(super) unverified: HashMap<ChainId, Unverified>,
-    pub(super) trust: Trust,
+    pub(super) believed: Believed,
     failures: HashMap<String, (Instant, Arc<str>)>,
     last_number: u64,
 }
@@ -115,8 +116,8 @@ impl Known {
 // === impl Ledger ===
 
 impl Ledger {
-    pub(in crate::image) fn new(trust: Trust) -> Self {
-        Self { trust, ..Self::default() }
+    pub(in crate::image) fn new(believed: Believed) -> Self {
+        Self { believed, ..Self::default() }
     }
 
     /// A number that nothing else here has.

@@ -4,8 +4,8 @@
 use super::ledger::Ledger;
 use crate::blob::Layered;
 use crate::digest::{ChainId, LayerDigest};
-use crate::image::{Image, Images, Opened, Trust};
-use crate::index::sources::{self, Binding};
+use crate::image::{Image, Images, Opened};
+use crate::index::sources::Binding;
 use crate::sync::{Arc, Weak};
 use crate::view::View;
 
@@ -58,7 +58,7 @@ impl Ledger {
 
     /// Whether the image's layers may come to be used as an index says.
     pub(super) fn may_be_unverified(&self, layer: &Layered) -> bool {
-        self.trust != Trust::None && sources::binding(layer).is_some()
+        self.believed.binding(layer).is_some()
     }
 
     fn is_disputed(&self, chain: &ChainId) -> bool {
@@ -73,7 +73,6 @@ impl Ledger {
     }
 
     fn content(&self, image: &Image, length: usize) -> Content {
-        let binding = |layer: &Layered| sources::binding(layer).filter(|_| self.trust != Trust::None);
-        image.layers.iter().take(length).map(|layer| (layer.digest, binding(layer))).collect()
+        image.layers.iter().take(length).map(|layer| (layer.digest, self.believed.binding(layer))).collect()
     }
 }

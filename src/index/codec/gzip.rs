@@ -71,9 +71,14 @@ impl Unpacker {
 
     /// One step of the inflater: how much of the input it took, or `None` if it wants more.
     fn inflate(&mut self, input: &[u8], gave: bool, sink: &mut dyn Sink) -> Result<Option<usize>, UnpackError> {
-        // Stopping at every block would cost a copy of the window each; only where a frame may end is it worth it.
-        let until = if self.since >= FRAME_BYTES { Until::Block } else { Until::Full };
-        let step = self.inflate.next(input, sink.room()?, until).map_err(DecodeError::inflate(self.position))?;
+        // Stopping at every block would cost a copy of the window each; only where a frame may end is it worth it. That is looked
+        // for from the same byte on however the input comes and however much room there is: a layer has the same frames always.
+        let room = sink.room()?;
+        let left = FRAME_BYTES.saturating_sub(self.since);
+        let until = if left == 0 { Until::Block } else { Until::Full };
+        let length = usize::try_from(left).ok().filter(|left| (1..room.len()).contains(left)).unwrap_or(room.len());
+        let room = room.get_mut(..length).unwrap_or_default();
+        let step = self.inflate.next(input, room, until).map_err(DecodeError::inflate(self.position))?;
         self.position += step.read as u64;
         if step.written > 0 {
             sink.filled(step.written)?;

@@ -158,6 +158,7 @@ fn code_of(source: IndexSource) -> u32 {
         IndexSource::EStargz => 4,
         IndexSource::ZstdChunked => 5,
         IndexSource::Soci => 6,
+        IndexSource::Published => 7,
     }
 }
 
@@ -169,6 +170,7 @@ fn source_of(code: u32) -> Option<IndexSource> {
         4 => IndexSource::EStargz,
         5 => IndexSource::ZstdChunked,
         6 => IndexSource::Soci,
+        7 => IndexSource::Published,
         _ => return None,
     })
 }

@@ -1,12 +1,14 @@
 //! Indexes that others have made of a layer: each source in a file of its own, all of them giving tree and frames. Nothing
 //! beyond `index/` knows one from the other.
 //!
-//! An index is used only if the manifest binds it: a digest in the manifest covers it, and it covers each of its frames.
+//! An index is used only if the manifest binds it: a digest in the manifest covers it, and it covers each of its frames; or if a
+//! key that is believed here has signed it.
 //! That says nothing of the blob as a whole, nor of the tar in it. One that is malformed, or would cost more than a scan may,
 //! is declined with the reason, and the layer is scanned.
 
 mod estargz;
 mod moment;
+mod published;
 mod soci;
 mod toc;
 mod unpacked;
@@ -19,6 +21,7 @@ use futures::future::BoxFuture;
 use crate::blob::{Beside, Blob, BlobError, Layered};
 use crate::digest::{Digest, Mismatch};
 use crate::index::frames::{Frame, FramesWriter, Heading, IndexSource};
+use crate::index::published::signature::PublicKey;
 use crate::index::scan::{Limits, Parts};
 use crate::index::tree::draft::DraftError;
 use crate::index::tree::write::{self, Labels, WriteError};
@@ -29,7 +32,7 @@ pub use soci::{Ztoc, read_ztoc};
 pub use toc::{Landmarks, Packing, Shape, read_toc};
 
 /// A new source is one file and one line here. The first that a layer is bound to is asked, and no other.
-const SOURCES: &[&dyn Source] = &[&zstd_chunked::ZstdChunked, &estargz::EStargz, &soci::Soci];
+const SOURCES: &[&dyn Source] = &[&published::Published, &zstd_chunked::ZstdChunked, &estargz::EStargz, &soci::Soci];
 
 /// A way in which others write down what is in a layer.
 trait Source: Sync {
@@ -56,7 +59,16 @@ struct Wanted<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Binding {
     pub source: IndexSource,
-    pub digest: Digest,
+    pub bond: Bond,
+}
+
+/// Why an index is believed. One that nothing stands behind is not used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Bond {
+    /// The manifest has this digest of it.
+    Manifest(Digest),
+    /// A key that is believed here has signed it, for this very layer.
+    Signature,
 }
 
 /// What an index says, in oncefs's own words.
@@ -159,42 +171,60 @@ pub fn own_files(source: IndexSource) -> &'static [&'static str] {
 /// What the manifest binds to the layer, if it binds an index that can be read here.
 pub fn binding(layer: &Layered) -> Option<Binding> {
     let (source, digest) = bound(layer)?;
-    Some(Binding { source: source.kind(), digest })
+    Some(Binding { source: source.kind(), bond: Bond::Manifest(digest) })
 }
+
+/// An index that may have been published and signed.
+pub const SIGNED: Binding = Binding { source: IndexSource::Published, bond: Bond::Signature };
 
 fn bound(layer: &Layered) -> Option<(&'static dyn Source, Digest)> {
     SOURCES.iter().find_map(|source| Some((*source, source.bound_by(layer)?)))
 }
 
-/// Reads the index that is bound to the layer, and writes tree and frames into `parts`; the data file becomes one hole. None
-/// is bound, or it leaves the layer out: `None`. Must be called inside a tokio runtime.
+/// Reads the index that is bound to the layer, or else one that one of the keys has signed, and writes tree and frames into
+/// `parts`; the data file becomes one hole. There is none, or it leaves the layer out: `None`. Must be called inside a tokio
+/// runtime.
 pub async fn read(
     layer: &Layered,
     blob: &dyn Blob,
     beside: &dyn Beside,
+    keys: &[PublicKey],
     parts: &Parts,
     limits: &Limits,
 ) -> Result<Option<Indexed>, Declined> {
-    let Some((source, digest)) = bound(layer) else { return Ok(None) };
-    let wanted = Wanted { layer, blob, beside, limits, bound_by: digest };
-    let read = async {
-        let Some(contents) = source.read(&wanted).await? else { return Ok(None) };
-        let binding = Binding { source: source.kind(), digest };
-        let (layer, parts) = (layer.clone(), parts.try_clone().map_err(Fault::Disk)?);
-        aside(move || write(&layer, binding, &contents, &parts)).await.map(Some)
+    let (kind, source) = match bound(layer) {
+        Some((source, digest)) => (source.kind(), Some((source, digest))),
+        None if keys.is_empty() => return Ok(None),
+        None => (SIGNED.source, None),
     };
-    read.await.map_err(|cause| Declined { source_kind: source.kind(), cause })
+    let bound_by = source.map_or(layer.digest.0, |(_, digest)| digest);
+    let wanted = Wanted { layer, blob, beside, limits, bound_by };
+    let read = async {
+        let found = match source {
+            Some((source, digest)) => source.read(&wanted).await?.map(|contents| (contents, digest)),
+            None => published::signed(&wanted, keys).await?,
+        };
+        let Some((contents, bound_by)) = found else { return Ok(None) };
+        let (layer, parts) = (layer.clone(), parts.try_clone().map_err(Fault::Disk)?);
+        aside(move || write(&layer, (kind, bound_by), &contents, &parts)).await.map(Some)
+    };
+    read.await.map_err(|cause| Declined { source_kind: kind, cause })
 }
 
-fn write(layer: &Layered, binding: Binding, contents: &Contents, parts: &Parts) -> Result<Indexed, Fault> {
+fn write(
+    layer: &Layered,
+    (index_source, bound_by): (IndexSource, Digest),
+    contents: &Contents,
+    parts: &Parts,
+) -> Result<Indexed, Fault> {
     let Contents { tree, frames, data_bytes, wanted_first } = contents;
     let heading = Heading {
         layer: layer.digest,
         diff_id: layer.diff_id,
         blob_bytes: layer.size,
         data_bytes: *data_bytes,
-        index_source: binding.source,
-        bound_by: Some(binding.digest),
+        index_source,
+        bound_by: Some(bound_by),
     };
     let labels = Labels { diff_id: layer.diff_id, data_bytes: *data_bytes };
     write::write(tree, &labels, &parts.tree).map_err(Fault::Tree)?;

@@ -20,6 +20,7 @@ use crate::index::tree::draft::name::Named;
 pub(crate) use crate::index::tree::draft::name::shown;
 use crate::index::tree::draft::node::{Body, Directory, Node};
 use crate::index::tree::draft::walk::Walk;
+pub(crate) use crate::index::tree::draft::xattr::is_allowed;
 use crate::index::tree::write::{Piece, Source};
 use crate::index::tree::{Time, Xattrs};
 

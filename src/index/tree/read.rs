@@ -5,6 +5,7 @@
 
 mod dir;
 mod extent;
+mod source;
 mod walk;
 mod xattr;
 

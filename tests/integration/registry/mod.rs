@@ -7,6 +7,7 @@ mod documents;
 mod local;
 mod login;
 mod mirrors;
+mod pushing;
 mod real;
 mod referrers;
 mod reloading;

@@ -47,7 +47,7 @@ impl Indexed {
     pub(crate) fn index_of(&self, n: usize) -> Result<Option<(Tree, Frames)>, Declined> {
         let (blob, parts) = (made::in_memory(self.layer(n)), made::parts());
         let layer = self.layered(n);
-        let read = made::block_on(sources::read(&layer, &blob, self, &parts, &Limits::default()))?;
+        let read = made::block_on(sources::read(&layer, &blob, self, &[], &parts, &Limits::default()))?;
         let opened = |_| (Tree::open(&parts.tree).unwrap(), Frames::open(&parts.frames).unwrap());
         Ok(read.map(opened))
     }

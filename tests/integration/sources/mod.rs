@@ -6,6 +6,7 @@ mod estargz;
 mod from_memory;
 mod hostile;
 pub(crate) mod made;
+mod published;
 mod shared;
 mod soci;
 mod tampered;

@@ -55,7 +55,7 @@ impl DebianRegistry {
         let root = dir.path().join("data");
         let config = format!(
             "version: 0.1\nlog:\n  level: info\n  formatter: json\n  accesslog:\n    disabled: true\n\
-             storage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: {address}\n  draintimeout: 20s\n{auth}",
+             storage:\n  filesystem:\n    rootdirectory: {}\n  delete:\n    enabled: true\nhttp:\n  addr: {address}\n  draintimeout: 20s\n{auth}",
             root.display()
         );
         let file = dir.path().join("config.yml");
@@ -79,12 +79,26 @@ impl DebianRegistry {
 
     /// Copies an image of a layout into it.
     pub(crate) fn push(&self, layout: &Path, tag: &str, to: &str, account: Option<&Account>, options: &[&str]) {
+        self.copy(&format!("oci:{}:{tag}", layout.display()), to, account, options);
+    }
+
+    /// Copies the only image of a layout into it.
+    pub(crate) fn push_only(&self, layout: &Path, to: &str) {
+        self.copy(&format!("oci:{}", layout.display()), to, None, &[]);
+    }
+
+    /// Where it keeps everything.
+    pub(crate) fn data(&self) -> std::path::PathBuf {
+        self.dir.path().join("data")
+    }
+
+    fn copy(&self, from: &str, to: &str, account: Option<&Account>, options: &[&str]) {
         let mut command = Command::new("skopeo");
         command.args(["copy", "--quiet", "--dest-tls-verify=false"]).args(options);
         if let Some(Account { user, password }) = account {
             command.arg(format!("--dest-creds={user}:{password}"));
         }
-        command.arg(format!("oci:{}:{tag}", layout.display())).arg(format!("docker://{}/{to}", self.address));
+        command.arg(from).arg(format!("docker://{}/{to}", self.address));
         let done = command.output().expect("the program skopeo is needed (Debian package skopeo)");
         assert!(done.status.success(), "skopeo: {}", String::from_utf8_lossy(&done.stderr));
     }

@@ -496,7 +496,7 @@ async fn read_request<S: AsyncRead + Unpin>(stream: &mut S, buffer: &mut Vec<u8>
     while buffer.len() < length {
         (stream.read_buf(buffer).await.ok()? > 0).then_some(())?;
     }
-    let body = String::from_utf8(buffer.drain(..length).collect()).ok()?;
+    let body = String::from_utf8_lossy(&buffer.drain(..length).collect::<Vec<u8>>()).into_owned();
     Some(Seen { method, target, headers, body })
 }
 

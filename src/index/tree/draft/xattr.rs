@@ -40,6 +40,11 @@ pub(super) fn kept(mut xattrs: Xattrs) -> Result<Option<Box<Xattrs>>, DraftError
     Ok(Some(Box::new(xattrs)))
 }
 
+/// Whether an image's attribute would reach a tree as it is.
+pub(crate) fn is_allowed(name: &[u8], value: &[u8]) -> bool {
+    is_kept(name) && is_well_formed(name, value)
+}
+
 fn is_kept(name: &[u8]) -> bool {
     let below = |space: &&[u8]| name.strip_prefix(*space).is_some_and(|rest| !rest.is_empty());
     !name.contains(&0)
