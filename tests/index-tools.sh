@@ -1,6 +1,6 @@
 #!/bin/sh
 # index-tools.sh - puts the programs that make indexed images into target/tools/index/: ctr-remote (eStargz and
-# stargz-snapshotter's zstd:chunked), soci, and a skopeo that knows zstd:chunked.
+# stargz-snapshotter's zstd:chunked), soci, and a skopeo that knows zstd:chunked; and soci-snapshotter, for the benches.
 #
 # They are in Debian's unstable suite, the first two in no other. Its packages are unpacked below target/tools/ (nothing is
 # installed), and what wants a newer libc than Debian 12's is called through its own loader.
@@ -11,7 +11,7 @@ programs=$tools/index
 suite=${INDEX_TOOLS_SUITE:-sid}
 
 runs() {
-    for p in ctr-remote soci skopeo; do "$programs/$p" --version >/dev/null 2>&1 || return 1; done
+    for p in ctr-remote soci soci-snapshotter-grpc skopeo; do "$programs/$p" --version >/dev/null 2>&1 || return 1; done
 }
 
 mkdir -p "$tools"
@@ -34,8 +34,7 @@ apt="-q -o Dir::Etc::SourceList=$debs/sources.list -o Dir::Etc::SourceParts=- -o
 (cd "$debs" && apt-get $apt update >/dev/null && apt-get $apt download stargz-snapshotter soci-snapshotter skopeo libc6 libgpgme45 \
     libassuan9 libgpg-error0 libsqlite3-0 >/dev/null)
 for deb in "$debs"/*.deb; do dpkg-deb -x "$deb" "$programs/root"; done
-mv "$programs/root/usr/bin/ctr-remote" "$programs/root/usr/bin/soci" "$programs/"
-rm -f "$programs/root/usr/bin/soci-snapshotter-grpc"
+for p in ctr-remote soci soci-snapshotter-grpc; do mv "$programs/root/usr/bin/$p" "$programs/"; done
 loader=$(find "$programs/root/" -name 'ld-linux-*.so.*' | head -n 1)
 libraries=$(dirname "$(find "$programs/root/" -name libc.so.6 | head -n 1)")
 printf '#!/bin/sh\nexec "%s" --library-path "%s" "%s" "$@"\n' "$loader" "$libraries" "$programs/root/usr/bin/skopeo" >"$programs/skopeo"
