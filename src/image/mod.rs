@@ -87,7 +87,7 @@ pub enum Trust {
     /// Those that a digest in the image's manifest covers, and published ones that a key of the configuration has signed.
     #[default]
     Bound,
-    /// Those that lie beside the image in its registry, too. They are used at once and compared with the whole layer in the background.
+    /// The same; and all of a layer is compared with its index in the background.
     Registry,
 }
 
