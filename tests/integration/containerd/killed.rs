@@ -1,5 +1,7 @@
 //! Containers whose server is killed under them.
 
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
 use super::harness::{Images, Node, Snapshotter};
 use super::images::{file, noise, with_shell};
 use super::running::ping;
@@ -43,12 +45,12 @@ fn containers_run_on_when_the_server_is_killed_under_them() {
 fn answered_calls_are_there_when_the_server_is_killed_in_the_middle_of_others() {
     let images = Images::of(&["pause"]);
     let node = Node::start(Snapshotter::OncefsKept, &images);
-    let is_over = std::sync::atomic::AtomicBool::new(false);
+    let (is_over, prepared) = (AtomicBool::new(false), AtomicUsize::new(0));
     let calling = |thread: usize| {
         let (mut there, mut gone) = (Vec::new(), Vec::new());
         let socket = node.oncefs().socket();
         for number in 0.. {
-            if is_over.load(std::sync::atomic::Ordering::Relaxed) {
+            if is_over.load(Ordering::Relaxed) {
                 break;
             }
             // A connection that broke is made anew, and what was not answered may be so or not.
@@ -57,6 +59,7 @@ fn answered_calls_are_there_when_the_server_is_killed_in_the_middle_of_others() 
             if calls.prepare(&key, "", &[]).is_err() {
                 continue;
             }
+            prepared.fetch_add(1, Ordering::Relaxed);
             if number % 3 == 0 {
                 there.push(key);
             } else if number % 3 == 1 && calls.commit(&name, &key).is_ok() {
@@ -70,11 +73,12 @@ fn answered_calls_are_there_when_the_server_is_killed_in_the_middle_of_others() 
     };
     let answered: Vec<_> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..4).map(|thread| scope.spawn(move || calling(thread))).collect();
-        for _ in 0..4 {
-            std::thread::sleep(std::time::Duration::from_millis(100));
+        let ending = Ending(&is_over);
+        for kill in 1..=4 {
+            until("calls were answered since the last kill", || prepared.load(Ordering::Relaxed) >= 10 * kill);
             node.oncefs().kill_kept();
         }
-        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+        drop(ending);
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
     let mut calls = Snapshots::at(&node.runtime, &node.oncefs().socket(), "killed");
@@ -86,4 +90,13 @@ fn answered_calls_are_there_when_the_server_is_killed_in_the_middle_of_others() 
         assert!(gone.iter().all(|name| !names.contains(name)), "some of {gone:?} are still in {names:?}");
     }
     node.oncefs().oncefs(&["check"]).well();
+}
+
+/// Tells those who call that it is over, also when the test fails meanwhile.
+struct Ending<'a>(&'a AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
