@@ -87,6 +87,8 @@ struct State {
     changes: usize,
     /// The process ends: nothing is mounted any more.
     is_closed: bool,
+    /// What the server before had is not all here yet.
+    is_taking_over: bool,
 }
 
 struct Mounted {
@@ -233,8 +235,12 @@ impl Mounts {
         self.shared.memory.forget();
     }
 
-    /// Writes down what is so now, for the next server.
+    /// Writes down what is so now, for the next server. While this one takes over, what the server before wrote stays: less of it
+    /// would be lost mounts, should this one die now.
     fn note(&self, state: &State) {
+        if state.is_taking_over {
+            return;
+        }
         self.shared.memory.write(Remembered::of(state, |slot| self.shared.shelf.has(slot)));
     }
 

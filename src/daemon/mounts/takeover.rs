@@ -31,7 +31,16 @@ impl Mounts {
     pub(in crate::daemon) async fn take_over(&self, descriptors: BTreeMap<u64, OwnedFd>) -> Result<(), Failure> {
         let _one_at_a_time = self.shared.changing.lock().await;
         let (mounts, runtime) = (self.clone(), Handle::current());
-        blocking(move || mounts.take_over_now(descriptors, &runtime)).await??;
+        self.shared.state.lock().is_taking_over = true;
+        let taken = blocking(move || mounts.take_over_now(descriptors, &runtime)).await?;
+        {
+            let mut state = self.shared.state.lock();
+            state.is_taking_over = false;
+            if let Ok(true) = taken {
+                self.note(&state);
+            }
+        }
+        taken?;
         self.shared.shelf.load_known();
         Ok(())
     }
@@ -44,7 +53,8 @@ impl Mounts {
         self.retire_unused().await;
     }
 
-    fn take_over_now(&self, descriptors: BTreeMap<u64, OwnedFd>, runtime: &Handle) -> Result<(), Failure> {
+    /// Whether there was anything.
+    fn take_over_now(&self, descriptors: BTreeMap<u64, OwnedFd>, runtime: &Handle) -> Result<bool, Failure> {
         let _inside = runtime.enter();
         let remembered = self.shared.memory.read()?;
         let known = remembered.by_number();
@@ -61,7 +71,7 @@ impl Mounts {
         let alive: HashSet<u64> = connections.keys().copied().collect();
         clear_dead(&remembered, &alive, &self.fs());
         if alive.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         let places = self.places(&remembered, &alive);
         let (count, views) = (places.len(), remembered.views.len());
@@ -72,7 +82,7 @@ impl Mounts {
             connections = alive.len(),
             "going on with the mounts of the server before"
         );
-        Ok(())
+        Ok(true)
     }
 
     fn show_again(&self, view: &ViewRecord) {
@@ -172,7 +182,6 @@ impl Mounts {
                 self.let_go(&mut state, &connection, views);
             }
         }
-        self.note(&state);
     }
 }
 

@@ -1,9 +1,10 @@
 //! No reader sees a server's death.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::stage::{Overlay, Readers, kill_after, many_files, numbers, processes};
+use super::stage::{Overlay, Readers, kill, kill_after, many_files, numbers, processes, until_at_once};
 use crate::cli::mounting::assert_usual;
 use crate::cli::node::{Node, mounts_below, names_in, until};
 use crate::cli::registry::{Fault, Registry};
@@ -48,6 +49,29 @@ fn readers_over_overlayfs_see_a_pause_when_the_server_is_killed_and_nothing_else
     node.oncefs(&["check"]).well();
 }
 
+/// What the next server needs was written by the one before; one that has only begun to take over has nothing better.
+#[test]
+fn a_server_that_is_killed_while_it_takes_over_loses_nothing() {
+    let (node, (image, files)) = (Node::new(), many_files(3));
+    let (registry, files) = (Registry::with(&image), Arc::new(files));
+    let at = node.mount(&registry.image(), "mnt");
+    let readers = Readers::start(8, &at, &files);
+    let written = || node.run().join("remembered.json").metadata().map(|metadata| metadata.ino()).ok();
+    for _ in 0..12 {
+        let before = written();
+        kill_after(&node, Duration::ZERO);
+        let server = processes(&node).1;
+        until_at_once("the next server writes what it shows", || written() != before);
+        kill(server);
+        until("the server after that answers", || node.status()["mounts"].as_array().is_some());
+    }
+    let reads = readers.reads();
+    until("the readers go on", || readers.reads() > reads + 100);
+    assert_eq!(readers.stop(), Vec::<String>::new());
+    node.umount(&at).well();
+    node.assert_at_rest();
+}
+
 #[test]
 fn who_waits_for_a_layer_waits_on_when_the_server_is_killed() {
     let (node, (image, files)) = (Node::new(), many_files(2));
@@ -86,7 +110,7 @@ fn every_kind_of_mount_goes_on_and_needs_no_registry() {
     for at in [&bound, &owned] {
         assert_usual(at, 111);
     }
-    let owner = std::os::unix::fs::MetadataExt::uid(&owned.join("etc/hello").metadata().unwrap());
+    let owner = owned.join("etc/hello").metadata().unwrap().uid();
     assert_eq!(owner, 1000);
     let mounts = node.status()["mounts"].as_array().unwrap().len();
     assert_eq!(mounts, 2);

@@ -13,7 +13,7 @@ use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::cli::image::{Image, Layer, Tar};
-use crate::cli::node::{Node, until};
+use crate::cli::node::{Node, PATIENCE, until};
 use crate::index::made;
 
 /// What a read must give, by path.
@@ -146,4 +146,12 @@ pub(super) fn kill_after(node: &Node, moment: Duration) {
     let server = processes(node).1;
     kill(server);
     until("another server is there", || processes(node).1.is_some_and(|now| Some(now) != server));
+}
+
+/// As [`until`], without a pause between one look and the next: for what is soon over.
+pub(super) fn until_at_once(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+    }
 }
