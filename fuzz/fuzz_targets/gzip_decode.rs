@@ -52,6 +52,12 @@ impl Sink for Memory {
         self.from = self.tar.len();
         Ok(())
     }
+
+    fn thinned(&mut self, thin: Vec<u8>) {
+        if let (_, Start::Block { window, .. }) = &mut self.start {
+            *window = thin;
+        }
+    }
 }
 
 fn unpack(codec: Codec, blob: &[u8]) {

@@ -8,10 +8,10 @@ use crate::digest::{Digest, LayerDigest, check};
 use crate::image::beside::BesideImage;
 use crate::index::published::artifact::{ARTIFACT_TYPE, Artifact, EMPTY, Listed, Subject};
 use crate::index::published::signature::{PublicKey, SigningKey};
-use crate::index::published::{JoinError, PACKED_BYTES_MAX, join, pack, unpack};
+use crate::index::published::{PACKED_BYTES_MAX, PackError, pack, unpack};
 use crate::index::sources::Fault;
 use crate::registry::RegistryError;
-use crate::store::{Layer, ReadError, StoreError};
+use crate::store::{Layer, StoreError};
 use crate::sync::Arc;
 
 /// An index of an image that lies beside it.
@@ -44,7 +44,7 @@ pub enum PublishError {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("cannot make the index of layer {layer}")]
-    Pack { layer: LayerDigest, source: JoinError },
+    Pack { layer: LayerDigest, source: PackError },
     #[error("the image has no layers")]
     NoLayers,
     #[error("the new image needs a tag, and no digest: that follows from what is made")]
@@ -184,31 +184,12 @@ impl Images {
     }
 }
 
-/// The layer's index as it is published. What of the layer was let go of is fetched again.
+/// The layer's index as it is published. It is all here, whatever of the layer's data was let go of.
 async fn packed(layer: Arc<Layer>) -> Result<Bytes, PublishError> {
     let digest = layer.digest();
-    loop {
-        let reading = layer.clone();
-        let packing = tokio::task::spawn_blocking(move || {
-            let mut missing = None;
-            let joined = join(reading.frames(), &mut |at, out| {
-                reading.read_at(at, out).map_err(|error| {
-                    if let ReadError::NotResident { frames } = &error {
-                        missing = Some(frames.clone());
-                    }
-                    std::io::Error::other(error)
-                })
-            });
-            let packed = joined.and_then(|joined| Ok(pack(reading.frames().heading(), reading.tree(), &joined)?));
-            (packed, missing)
-        });
-        match packing.await.map_err(|_| PublishError::Stopping)? {
-            (Ok(packed), _) => return Ok(packed.into()),
-            (Err(_), Some(frames)) => layer.fill(frames).await.map_err(|failed| PublishError::Pack {
-                layer: digest,
-                source: std::io::Error::other(failed.to_string()).into(),
-            })?,
-            (Err(source), None) => return Err(PublishError::Pack { layer: digest, source }),
-        }
+    let packing = tokio::task::spawn_blocking(move || pack(layer.tree(), layer.frames()));
+    match packing.await.map_err(|_| PublishError::Stopping)? {
+        Ok(packed) => Ok(packed.into()),
+        Err(source) => Err(PublishError::Pack { layer: digest, source }),
     }
 }

@@ -10,22 +10,19 @@
 //! is taken apart and written anew, and every number has a bound.
 
 pub mod artifact;
-mod join;
 pub mod signature;
 
 use bytes::Bytes;
 
 use crate::blob::Layered;
 use crate::digest::{DiffId, Digest, FrameDigest, LayerDigest};
-use crate::index::frames::{Frame, Heading, Start};
+use crate::index::frames::{Frame, FrameId, Frames, FramesError, Start};
 use crate::index::scan::Limits;
 use crate::index::sources::{Contents, Fault};
 use crate::index::tree::draft::is_allowed;
 use crate::index::tree::read::{Tree, TreeError};
 use crate::index::tree::write::{Content, Inode, Source};
 use crate::index::tree::{IMPLIED, Kind, LOWER_LINK, OPAQUE};
-
-pub use join::{JoinError, ReadData, join};
 
 const MAGIC: [u8; 8] = *b"1cINDEX\0";
 const VERSION: u32 = 1;
@@ -37,8 +34,8 @@ const LEVEL: i32 = 15;
 
 /// The index of a layer of 30 GB.
 pub const PACKED_BYTES_MAX: u64 = 128 << 20;
-/// Trees pack to a tenth, windows to a third.
-const RATIO_MAX: u64 = 64;
+/// Trees pack to a tenth, windows that are mostly zeros to less.
+const RATIO_MAX: u64 = 256;
 const UNPACKED_BYTES_MAX: u64 = 512 << 20;
 
 /// The header's numbers.
@@ -52,20 +49,30 @@ struct Header {
     window_bytes: u64,
 }
 
-/// The index of a layer that was scanned here, with frames that [`join`] has made of its own.
-pub fn pack(heading: &Heading, tree: &Tree, frames: &[Frame]) -> std::io::Result<Vec<u8>> {
-    let tree = tree.bytes(0, tree.size()).map_err(std::io::Error::other)?;
+/// Why an index cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum PackError {
+    #[error(transparent)]
+    Frames(#[from] FramesError),
+    #[error("it cannot be packed")]
+    Io(#[from] std::io::Error),
+}
+
+/// The index of a layer that was scanned here.
+pub fn pack(tree: &Tree, frames: &Frames) -> Result<Vec<u8>, PackError> {
+    let (heading, tree) = (frames.heading(), tree.bytes(0, tree.size()).map_err(std::io::Error::other)?);
     let (mut table, mut windows) = (Vec::new(), Vec::new());
-    for frame in frames {
+    for id in 0..frames.len() {
+        let frame = frames.get(FrameId(id))?;
         let FrameDigest::Blake3(digest) = frame.digest else {
-            return Err(std::io::Error::other("a frame of a scan has another digest than a scan gives"));
+            return Err(std::io::Error::other("a frame of a scan has another digest than a scan gives").into());
         };
         let (kind, bits, window): (u8, u8, &[u8]) = match &frame.start {
             Start::Plain => (1, 0, &[]),
             Start::Member => (2, 0, &[]),
             Start::Block { bits, window } => (3, *bits, window),
             Start::Zstd => (4, 0, &[]),
-            Start::Inside { .. } => return Err(std::io::Error::other("a frame of a scan lies within a member")),
+            Start::Inside { .. } => return Err(std::io::Error::other("a frame of a scan lies within a member").into()),
         };
         for number in [frame.source.start, frame.source.end, frame.data.end] {
             table.extend(number.to_le_bytes());
@@ -77,7 +84,7 @@ pub fn pack(heading: &Heading, tree: &Tree, frames: &[Frame]) -> std::io::Result
     }
     let mut packed = Vec::from(MAGIC);
     packed.extend(VERSION.to_le_bytes());
-    packed.extend((frames.len() as u32).to_le_bytes());
+    packed.extend(frames.len().to_le_bytes());
     packed.extend(heading.layer.0.as_bytes());
     packed.extend(heading.diff_id.0.as_bytes());
     for number in [heading.blob_bytes, heading.data_bytes, tree.len() as u64, windows.len() as u64] {

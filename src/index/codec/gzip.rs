@@ -3,12 +3,16 @@
 
 use std::io::{self, Read, Write};
 
+use super::window::Beginning;
 use super::{Codec, Cut, DecodeError, FRAME_BYTES, INPUT_BYTES, Input, Sink, UnpackError};
 use crate::index::frames::Start;
-use crate::sys::inflate::{At, Inflate, Until, Wrapping};
+use crate::sys::inflate::{At, Inflate, Until, WINDOW_BYTES, Wrapping};
 
 /// CRC and length after a member (RFC 1952, section 2.3.1).
 const TRAILER_BYTES: usize = 8;
+
+/// An inflater takes less than this much of what comes after a block before it stops there.
+const AHEAD_BYTES: usize = 8;
 
 /// Unpacks a blob of members.
 pub struct Unpacker {
@@ -20,6 +24,10 @@ pub struct Unpacker {
     since: u64,
     /// Where in the blob the last member that held any tar ended: what comes after it is of no use.
     end: u64,
+    /// The bytes of the blob taken last.
+    recent: [u8; AHEAD_BYTES],
+    /// Of the frame since the last cut, if it has a window of which it is not known yet what is read.
+    beginning: Option<Beginning>,
 }
 
 enum Phase {
@@ -34,7 +42,8 @@ enum Phase {
 impl Unpacker {
     pub(super) fn new() -> Result<Self, DecodeError> {
         let inflate = Inflate::new(Wrapping::Gzip).map_err(DecodeError::inflate(0))?;
-        Ok(Self { inflate, phase: Phase::Member { gave: false }, position: 0, since: 0, end: 0 })
+        let phase = Phase::Member { gave: false };
+        Ok(Self { inflate, phase, position: 0, since: 0, end: 0, recent: [0; AHEAD_BYTES], beginning: None })
     }
 
     pub(super) fn push(&mut self, mut input: &[u8], sink: &mut dyn Sink) -> Result<(), UnpackError> {
@@ -84,6 +93,7 @@ impl Unpacker {
             sink.filled(step.written)?;
             self.since += step.written as u64;
         }
+        self.note(input.get(..step.read).unwrap_or_default(), step.at == At::End, sink);
         let gave = gave || step.written > 0;
         self.phase = Phase::Member { gave };
         match step.at {
@@ -106,7 +116,25 @@ impl Unpacker {
         let bits = unused_bits % 8;
         let start = if bits > 0 { end - 1 } else { end };
         self.since = 0;
-        Ok(sink.cut(Cut { end, next: Some((start, Start::Block { bits, window: self.inflate.window() })) })?)
+        let window = self.inflate.window();
+        let taken = usize::try_from(self.position - start).map_or(AHEAD_BYTES, |taken| taken.min(AHEAD_BYTES));
+        let taken = self.recent.get(AHEAD_BYTES - taken..).unwrap_or_default();
+        self.beginning = Some(Beginning::new(bits, window.clone(), taken));
+        Ok(sink.cut(Cut { end, next: Some((start, Start::Block { bits, window })) })?)
+    }
+
+    /// Takes note of source that gave what came out, and says what of the frame's window is read as soon as that is clear.
+    fn note(&mut self, taken: &[u8], is_end: bool, sink: &mut dyn Sink) {
+        let last = taken.get(taken.len().saturating_sub(AHEAD_BYTES)..).unwrap_or_default();
+        self.recent.rotate_left(last.len());
+        self.recent.iter_mut().rev().zip(last.iter().rev()).for_each(|(place, byte)| *place = *byte);
+        if let Some(beginning) = &mut self.beginning {
+            beginning.take(taken);
+        }
+        if is_end || self.since >= WINDOW_BYTES as u64 {
+            let thin = self.beginning.take().and_then(|beginning| beginning.thin(self.since));
+            thin.into_iter().for_each(|window| sink.thinned(window));
+        }
     }
 
     fn start_member(&mut self, sink: &mut dyn Sink) -> Result<(), UnpackError> {

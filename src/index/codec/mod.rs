@@ -6,6 +6,7 @@
 
 mod gzip;
 mod plain;
+mod window;
 mod zstd;
 
 use std::fmt;
@@ -19,7 +20,7 @@ use crate::sys::inflate::InflateError;
 pub use zstd::{WindowPacker, unpack_window};
 
 /// A frame ends at the first place after this many bytes of tar where another can start: small enough that a
-/// random read fetches little, large enough that checkpoints cost about 1 % of the tar.
+/// random read fetches little, large enough that checkpoints cost less than 1 % of the blob.
 pub const FRAME_BYTES: u64 = 1 << 20;
 
 /// [`recognise`] wants to see this much of a blob, or all of it: one tar header block.
@@ -42,6 +43,8 @@ pub trait Sink {
     fn filled(&mut self, count: usize) -> Result<(), Stopped>;
     /// A frame can end and another start here.
     fn cut(&mut self, cut: Cut) -> Result<(), Stopped>;
+    /// This is all that is ever read of the window of the frame that started last: it may stand in the window's place.
+    fn thinned(&mut self, _window: Vec<u8>) {}
 }
 
 /// The border between two frames, or the end of the last.

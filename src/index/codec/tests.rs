@@ -17,11 +17,14 @@ struct Memory {
     frames: Vec<Frame>,
     start: (u64, Start),
     data_start: usize,
+    /// Of each window that was made smaller, how many of its bytes were left.
+    thinned: Vec<usize>,
 }
 
 impl Memory {
     fn new(room: usize, first: Start) -> Self {
-        Self { tar: Vec::new(), room: vec![0; room], frames: Vec::new(), start: (0, first), data_start: 0 }
+        let (room, start) = (vec![0; room], (0, first));
+        Self { tar: Vec::new(), room, frames: Vec::new(), start, data_start: 0, thinned: Vec::new() }
     }
 }
 
@@ -47,15 +50,27 @@ impl Sink for Memory {
         }
         Ok(())
     }
+
+    fn thinned(&mut self, thin: Vec<u8>) {
+        let (_, Start::Block { window, .. }) = &mut self.start else { panic!("it has no window") };
+        let is_part = |(thin, byte): (&u8, &u8)| thin == byte || *thin == 0;
+        assert!(thin.len() <= window.len() && thin.iter().rev().zip(window.iter().rev()).all(is_part));
+        self.thinned.push(thin.iter().filter(|byte| **byte != 0).count());
+        *window = thin;
+    }
 }
 
 fn unpack(blob: &[u8], piece: usize, room: usize) -> Result<(Vec<u8>, Vec<Frame>), DecodeError> {
+    unpack_whole(blob, piece, room).map(|memory| (memory.tar, memory.frames))
+}
+
+fn unpack_whole(blob: &[u8], piece: usize, room: usize) -> Result<Memory, DecodeError> {
     let codec = recognise(&blob[..blob.len().min(RECOGNISE_BYTES)], "")?;
     let mut unpacker = Unpacker::new(codec)?;
     let mut memory = Memory::new(room, unpacker.first());
     let outcome = blob.chunks(piece).try_for_each(|piece| unpacker.push(piece, &mut memory));
     match outcome.and_then(|()| unpacker.finish(&mut memory)) {
-        Ok(()) => Ok((memory.tar, memory.frames)),
+        Ok(()) => Ok(memory),
         Err(UnpackError::Decode(error)) => Err(error),
         Err(UnpackError::Stopped) => unreachable!("this sink takes everything"),
     }
@@ -191,6 +206,29 @@ fn a_header_crc_is_passed_over() {
 fn flush_points_are_boundaries_too() {
     let tar = tar(4_000_000);
     check(&pigz_like(&tar, 128 << 10), &tar);
+}
+
+#[test]
+fn of_a_window_is_kept_what_is_read() {
+    let tar = tar(3_200_000);
+    for blob in [gzip(&tar, 6), pigz_like(&tar, 300_000)] {
+        let memory = unpack_whole(&blob, 60_001, 250_007).unwrap();
+        check_frames(&blob, &tar, &memory.frames);
+        let blocks = memory.frames.iter().filter(|frame| matches!(frame.start, Start::Block { .. })).count();
+        assert_eq!(memory.thinned.len(), blocks, "each of them is thinned");
+        assert!(memory.thinned.iter().all(|kept| *kept < 20_000), "{:?}", memory.thinned);
+        for (piece, room) in [(5, 1000), (1 << 20, 65_536)] {
+            let other = unpack_whole(&blob, piece, room).unwrap();
+            assert!(other.frames == memory.frames, "the same frames however they come");
+        }
+    }
+}
+
+#[test]
+fn of_a_window_that_nothing_reads_nothing_is_kept() {
+    let tar = tar(3_500_000);
+    let memory = unpack_whole(&gzip(&tar, 0), 60_001, 250_007).unwrap();
+    assert!(memory.thinned.len() >= 2 && memory.thinned.iter().all(|kept| *kept == 0), "{:?}", memory.thinned);
 }
 
 #[test]

@@ -198,4 +198,10 @@ impl Sink for Feed<'_> {
         }
         self.keep.send(Kept::Frame { source: source_start..cut.end, data, start }).map_err(|_| Stopped)
     }
+
+    fn thinned(&mut self, thin: Vec<u8>) {
+        if let (_, Start::Block { window, .. }) = &mut self.frame {
+            *window = thin;
+        }
+    }
 }
