@@ -93,12 +93,16 @@ impl Setting {
 
     /// Makes the call to the server if one runs.
     pub(super) async fn call_running(&self, call: &Call, shown: &mut Shown) -> Option<Result<Outcome, Failure>> {
-        let mut client: Client = daemon::running(&self.config.run).await?;
-        match client.call(call, &mut |news| shown.show(&news), interrupted()).await {
-            // It ends just now, and the store is free soon.
-            Err(ClientError::Gone(_)) => None,
-            Err(error) => Some(Err(of_client(&error))),
-            Ok(answered) => Some(answered.map(|answer| answer.outcome)),
+        let patience = Instant::now() + PATIENCE;
+        loop {
+            let mut client: Client = daemon::running(&self.config.run).await?;
+            match client.call(call, &mut |news| shown.show(&news), interrupted()).await {
+                // One that ends takes its socket away. Where that stays, somebody keeps it for the next server, which needs the store:
+                // it must not be opened here.
+                Err(ClientError::Gone(_)) if Instant::now() < patience => tokio::time::sleep(CALL_AGAIN).await,
+                Err(error) => return Some(Err(of_client(&error))),
+                Ok(answered) => return Some(answered.map(|answer| answer.outcome)),
+            }
         }
     }
 

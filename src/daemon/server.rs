@@ -119,7 +119,7 @@ pub async fn serve(start: Start, ready: impl FnOnce(), interrupts: Interrupts) -
     let cut = watch::Sender::default();
     let server = Arc::new(Server { node: node.clone(), mounts: mounts.clone(), lifetime, counted, calls, cut });
     let services = Services::start(sockets, &server, &exposed, snapshots, cri)?;
-    let (root, run, layers) = (config.root.clone(), config.run.clone(), node.images().store().layers().len());
+    let (root, run, layers) = (config.root.clone(), config.run.clone(), node.images().store().digests().len());
     let reload = Reload::new(config, flags, log, node.clone());
     let began = server.begin(first, &interrupts).await;
     let ended = match began {

@@ -10,6 +10,7 @@
 mod cache;
 mod layers;
 mod snapshots;
+mod unfinished;
 mod verdicts;
 
 use std::fs;
@@ -225,6 +226,7 @@ fn image_key(reference: &str, platform: &str) -> Vec<u8> {
 
 impl Trees {
     fn open(path: &Path) -> Result<Self, Trouble> {
+        unfinished::remove(path).map_err(StoreError::io("clear", path)).map_err(Trouble::Failed)?;
         let give_up = Instant::now() + CLOSING;
         let db = loop {
             // sled panics on some damage where it could return an error.
