@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-const SNAPSHOTS: [&str; 1] = ["snapshots.proto"];
+const CONTAINERD: [&str; 2] = ["snapshots.proto", "namespaces.proto"];
 /// Messages only: the proxy passes calls on as bytes.
 const CRI: [&str; 1] = ["cri.proto"];
 /// Their `Debug` would show passwords.
@@ -10,7 +10,7 @@ const SECRET: [&str; 2] = ["runtime.v1.AuthConfig", "runtime.v1.PullImageRequest
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");
-    let descriptors = protox::compile(SNAPSHOTS, ["proto"])?;
+    let descriptors = protox::compile(CONTAINERD, ["proto"])?;
     tonic_prost_build::configure().include_file("protocols.rs").compile_fds(descriptors)?;
     let messages = tonic_prost_build::configure().build_client(false).build_server(false);
     messages.skip_debug(SECRET).compile_fds(protox::compile(CRI, ["proto"])?)?;

@@ -29,9 +29,7 @@ pub enum Call {
     Pull(PullCall),
     Status,
     Inspect(PullCall),
-    Check {
-        repair: bool,
-    },
+    Check(CheckCall),
     /// The image's layers stay in the cache.
     Pin(PullCall),
     Unpin(PullCall),
@@ -82,6 +80,23 @@ pub struct UmountCall {
 pub struct PullCall {
     pub image: String,
     pub platform: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckCall {
+    pub repair: bool,
+    /// With whom snapshots are compared.
+    #[serde(default)]
+    pub containerd: Option<ContainerdCall>,
+}
+
+/// A containerd, and what it calls oncefs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ContainerdCall {
+    pub socket: PathBuf,
+    pub snapshotter: String,
 }
 
 /// One line of an answer.
@@ -275,6 +290,20 @@ pub struct CheckSummary {
     pub problems: Vec<String>,
     /// Whether nothing that was found wrong is left.
     pub repaired: bool,
+    /// If it was asked for.
+    #[serde(default)]
+    pub snapshots: Option<SnapshotsSummary>,
+}
+
+/// Snapshots, compared with those that containerd knows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotsSummary {
+    /// Both know them.
+    pub common: u64,
+    /// One sentence for each that containerd alone knows, with what to do.
+    pub lost: Vec<String>,
+    /// One for each that it does not know: never, or not any more.
+    pub left_over: Vec<String>,
 }
 
 // === impl Call ===
@@ -288,7 +317,7 @@ impl Call {
             Self::Pull(_) => "/v1/pull",
             Self::Status => "/v1/status",
             Self::Inspect(_) => "/v1/inspect",
-            Self::Check { .. } => "/v1/check",
+            Self::Check(_) => "/v1/check",
             Self::Pin(_) => "/v1/pin",
             Self::Unpin(_) => "/v1/unpin",
             Self::Prune(_) => "/v1/prune",

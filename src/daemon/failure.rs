@@ -10,7 +10,7 @@ use crate::fuse::SessionError;
 use crate::image::{ImageError, ImageFailed, LayerError, PublishError};
 use crate::index::scan::ScanError;
 use crate::registry::RegistryError;
-use crate::snapshotter::SnapshotError;
+use crate::snapshotter::{CompareError, SnapshotError};
 use crate::store::StoreError;
 
 pub fn of_config(error: &ConfigError) -> Failure {
@@ -23,6 +23,10 @@ pub(super) fn of_store(error: &StoreError) -> Failure {
 
 pub(super) fn of_snapshots(error: &SnapshotError) -> Failure {
     failure(FailureKind::Store, error)
+}
+
+pub(super) fn of_compare(error: &CompareError) -> Failure {
+    failure(FailureKind::Other, error)
 }
 
 pub(super) fn of_registry(error: &RegistryError) -> Failure {

@@ -155,6 +155,7 @@ impl Node {
                 bytes: report.bytes,
                 problems: report.problems,
                 repaired: report.repaired,
+                snapshots: None,
             })
         })
         .await?

@@ -3,6 +3,8 @@
 //! First the sockets, so that who starts at the same time can connect; then the run directory, the store, the mount and
 //! the services behind the sockets. An orderly end goes the other way: nothing new, what is under way to its end, the mounts.
 
+mod check;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -27,6 +29,8 @@ use crate::config::{Config, Flags};
 use crate::control::{Call, Failure, FailureKind, Outcome};
 use crate::snapshotter::Snapshots;
 use crate::sys::mount as kernel;
+
+pub use check::nothing_to_compare;
 
 /// When a server ends by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +63,8 @@ const LAST_WORDS: Duration = Duration::from_secs(3);
 pub(super) struct Server {
     node: Node,
     mounts: Mounts,
+    /// Of a server that containerd may ask.
+    snapshots: Option<Snapshots>,
     lifetime: Lifetime,
     counted: Counted,
     /// Calls being answered, and whether there has been one.
@@ -117,7 +123,9 @@ pub async fn serve(start: Start, ready: impl FnOnce(), interrupts: Interrupts) -
     let cri = Cri { config: config.cri.clone(), pulls: Arc::new(NodePulls::new(node.clone())), metrics: cri };
     let calls = watch::Sender::new(Calls { ever: !is_first, ..Calls::default() });
     let cut = watch::Sender::default();
-    let server = Arc::new(Server { node: node.clone(), mounts: mounts.clone(), lifetime, counted, calls, cut });
+    let (of_node, of_mounts, of_snapshots) = (node.clone(), mounts.clone(), snapshots.clone());
+    let server = Server { node: of_node, mounts: of_mounts, snapshots: of_snapshots, lifetime, counted, calls, cut };
+    let server = Arc::new(server);
     let services = Services::start(sockets, &server, &exposed, snapshots, cri)?;
     let (root, run, layers) = (config.root.clone(), config.run.clone(), node.images().store().digests().len());
     let reload = Reload::new(config, flags, log, node.clone());
@@ -199,7 +207,7 @@ impl Server {
             Call::Umount(call) => Outcome::Unmounted { at: self.mounts.unmount(call.at.as_deref()).await? },
             Call::Pull(call) => Outcome::Pulled(self.node.pull(call, news).await?),
             Call::Inspect(call) => Outcome::Inspected(Box::new(self.node.inspect(call).await?)),
-            Call::Check { repair } => Outcome::Checked(self.node.check(*repair, news).await?),
+            Call::Check(call) => Outcome::Checked(self.check(call, news).await?),
             Call::Pin(call) => Outcome::Pinned(self.node.pin(call).await?),
             Call::Unpin(call) => Outcome::Unpinned(self.node.unpin(call).await?),
             Call::Index(call) => Outcome::Indexes(self.node.index(call, news).await?),

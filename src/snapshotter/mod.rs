@@ -25,4 +25,4 @@ pub use error::SnapshotError;
 pub use filter::Filters;
 pub use metrics::Metrics;
 pub use service::{ServiceFailed, serve};
-pub use snapshots::{Commit, New, Snapshots};
+pub use snapshots::{Commit, CompareError, Compared, New, Snapshots};

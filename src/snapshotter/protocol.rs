@@ -5,5 +5,6 @@ mod made {
     include!(concat!(env!("OUT_DIR"), "/protocols.rs"));
 }
 
+pub use made::containerd::services::namespaces::v1 as namespaces;
 pub use made::containerd::services::snapshots::v1;
 pub use made::containerd::types;

@@ -24,7 +24,7 @@ use super::snapshots::{Commit, New, Snapshots};
 use crate::mount::Mount;
 
 /// The most that containerd sends or takes in one message.
-const MESSAGE_BYTES_MAX: usize = 16 << 20;
+pub(super) const MESSAGE_BYTES_MAX: usize = 16 << 20;
 
 /// So many snapshots are told of in one message, as containerd's own servers do.
 const LIST_CHUNK: usize = 100;
@@ -113,7 +113,9 @@ impl Protocol for Service {
 
     async fn stat(&self, request: Request<StatSnapshotRequest>) -> Result<Response<StatSnapshotResponse>, Status> {
         let answering = async {
-            let snapshot = self.0.stat(&request.into_inner().key)?;
+            let key = request.into_inner().key;
+            self.0.note_asked(&key);
+            let snapshot = self.0.stat(&key)?;
             Ok(Response::new(StatSnapshotResponse { info: Some(info(&snapshot)) }))
         };
         self.call(Method::Stat, answering).await

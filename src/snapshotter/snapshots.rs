@@ -5,6 +5,7 @@
 //! begun runs to its end, also when its caller leaves. Directories are deleted in the background: what has no record is
 //! a leftover, and is deleted at the next start if not before.
 
+mod compare;
 mod counted;
 mod remote;
 
@@ -26,6 +27,10 @@ use crate::store::Store;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
+pub use compare::{CompareError, Compared};
+
+use compare::Asked;
+
 /// The snapshots of one node. Clones share them.
 #[derive(Clone)]
 pub struct Snapshots {
@@ -45,6 +50,7 @@ struct Shared {
     unclaimed: Mutex<HashSet<u64>>,
     next: AtomicU64,
     metrics: Metrics,
+    asked: Asked,
 }
 
 /// What a new snapshot is to be.
@@ -102,6 +108,7 @@ impl Snapshots {
             unclaimed: Mutex::new(unclaimed),
             next: AtomicU64::new(highest.saturating_add(1)),
             metrics: Metrics::default(),
+            asked: Asked::default(),
         };
         Ok(Self { shared: Arc::new(shared) })
     }

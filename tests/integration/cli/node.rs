@@ -173,22 +173,42 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        for pid in self.processes() {
-            let _gone = kill_process(pid, Signal::KILL);
-        }
-        // Twice as many as anybody stacks; the topmost of each place first.
-        for at in mounts_below(self.dir.path()).iter().rev() {
-            let _gone = rustix::mount::unmount(at, UnmountFlags::DETACH);
-        }
-        let deadline = Instant::now() + PATIENCE;
-        while !self.processes().is_empty() && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        clear(self.dir.path());
         if std::thread::panicking() {
             let log = std::fs::read_to_string(self.run.join("oncefs.log")).unwrap_or_default();
             eprintln!("the server's log:\n{log}");
         }
     }
+}
+
+/// Ends what names this directory in its command line, unmounts all below it, and sees that nothing is left of either.
+pub(crate) fn clear(dir: &Path) {
+    let deadline = Instant::now() + PATIENCE;
+    // A mount that is made meanwhile, or a server that a keeper starts, is found by the next turn.
+    while !(kill_all(processes_naming(dir)) && unmount_below(dir)) && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    if !std::thread::panicking() {
+        assert_eq!(processes_naming(dir), [], "processes are left that name {}", dir.display());
+        assert_eq!(mounts_below(dir), Vec::<PathBuf>::new());
+    }
+}
+
+/// Whether there were none.
+pub(crate) fn kill_all(pids: Vec<Pid>) -> bool {
+    for pid in &pids {
+        let _gone = kill_process(*pid, Signal::KILL);
+    }
+    pids.is_empty()
+}
+
+/// The topmost of each place first. Whether there were none.
+pub(crate) fn unmount_below(dir: &Path) -> bool {
+    let mounts = mounts_below(dir);
+    for at in mounts.iter().rev() {
+        let _gone = rustix::mount::unmount(at, UnmountFlags::DETACH);
+    }
+    mounts.is_empty()
 }
 
 pub(crate) fn names_in(dir: &Path) -> Vec<String> {

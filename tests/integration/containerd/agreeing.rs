@@ -25,9 +25,9 @@ fn pulls_removals_and_collections_at_once_leave_both_of_one_mind() {
                 scope.spawn(move || come_and_go(node, namespace, name));
             }
         }
-        scope.spawn(|| (0..ROUNDS * 4).for_each(|_| collect(&node)));
+        scope.spawn(|| (0..ROUNDS * 4).for_each(|_| node.collect_garbage()));
     });
-    collect(&node);
+    node.collect_garbage();
     assert_agree(&node);
     // What is left is whole: pulled once more, each image runs.
     for (n, name) in names.iter().enumerate() {
@@ -61,11 +61,6 @@ fn come_and_go(node: &Node, namespace: &str, name: &str) {
             node.containerd.ctr(namespace, &[&["images", "rm"], sync, &[name]].concat()).end();
         }
     }
-}
-
-/// Removing any image synchronously makes containerd collect garbage.
-fn collect(node: &Node) {
-    node.containerd.ctr("collecting", &["images", "rm", "--sync", "nobody/has/it:1"]).end();
 }
 
 fn assert_agree(node: &Node) {

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 pub(crate) use super::configuration::Told;
 use super::configuration::{Release, configuration};
 use super::leaving;
-use crate::cli::node::{Ran, Running};
+use crate::cli::node::{Ran, Running, unmount_below};
 
 /// A containerd and all it started; nothing of it is left when it is dropped.
 pub(crate) struct Containerd {
@@ -109,7 +109,7 @@ impl Drop for Containerd {
         }
         leaving::end_processes(&self.dir, &self.cgroup);
         leaving::remove_shims_sockets(&self.dir.join("state"));
-        leaving::unmount_below(&self.dir);
+        unmount_below(&self.dir);
         leaving::remove_cgroups(&self.cgroup);
         if std::thread::panicking() {
             eprintln!("the log of containerd:\n{}", self.log());

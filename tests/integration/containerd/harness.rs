@@ -10,7 +10,6 @@ use super::configuration::{Release, Told};
 use super::cri::Cri;
 use super::daemon::Containerd;
 use super::images;
-use super::leaving;
 use super::service::Service;
 use crate::cli::image::{Image, Layer};
 use crate::cli::node::{Ran, Running, until};
@@ -49,7 +48,7 @@ pub(crate) struct Node {
     dir: Below,
 }
 
-/// A directory below which nothing stays mounted.
+/// A directory below which nothing stays mounted, and that no process names.
 struct Below(tempfile::TempDir);
 
 /// containerd's namespace of what CRI makes.
@@ -209,6 +208,14 @@ impl Node {
         self.containerd.ctr(namespace, &["images", "rm", "--sync", image]).end().well();
     }
 
+    /// Has containerd collect garbage, as it does when a lease ends whose owner waits for that.
+    pub(crate) fn collect_garbage(&self) {
+        static LEASES: AtomicU32 = AtomicU32::new(0);
+        let id = format!("collects-{}", LEASES.fetch_add(1, Ordering::Relaxed));
+        self.ctr(&["leases", "create", "--id", &id]).well();
+        self.ctr(&["leases", "rm", "--sync", &id]).well();
+    }
+
     /// The bytes of blobs that containerd keeps, by the hexadecimal digits of their digests.
     pub(crate) fn content(&self) -> Vec<String> {
         let blobs = self.containerd.dir().join("root/io.containerd.content.v1.content/blobs/sha256");
@@ -218,7 +225,7 @@ impl Node {
 
 impl Drop for Below {
     fn drop(&mut self) {
-        leaving::unmount_below(self.0.path());
+        crate::cli::node::clear(self.0.path());
     }
 }
 

@@ -6,8 +6,9 @@ use super::harness::{Images, Node, Snapshotter};
 use super::images::{file, noise, with_shell};
 use super::running::ping;
 use super::snapshots::Snapshots;
-use crate::cli::node::until;
+use crate::cli::node::{mounts_below, until};
 use crate::support::ports;
+use crate::takeover::stage::kill;
 
 /// One runs through every kill, and reads at last what nobody has read before; others begin between the kills.
 #[test]
@@ -92,8 +93,45 @@ fn answered_calls_are_there_when_the_server_is_killed_in_the_middle_of_others() 
     node.oncefs().oncefs(&["check"]).well();
 }
 
+/// Nobody has the connection to the kernel then: what runs over it has lost its files, and is started again.
+#[test]
+fn containers_are_started_again_after_the_keeper_and_then_the_server_were_killed() {
+    let images = Images::of(&["pause"]);
+    let image = with_shell(&[file("srv/page", "a page\n")]);
+    let own = images.add(&image, "kill/both:1");
+    let mut node = Node::start(Snapshotter::OncefsKept, &images);
+    node.cri.pull(&own).unwrap();
+    let pod = node.cri.run_pod("killed");
+    let old = pod.start("old", &own, &["sleep", "1000"]);
+    node.oncefs_mut().kill_keeper();
+    assert_eq!(old.exec(&["cat", "/srv/page"]).well(), "a page\n");
+    assert_eq!(pod.run("meanwhile", &own, &["cat", "/srv/page"]), "a page\n");
+    let (keeper, server) = node.oncefs().keeper_and_server();
+    assert_eq!(keeper, None);
+    kill(server);
+    until("the server is gone", || node.oncefs().keeper_and_server().1.is_none());
+    let fs = node.oncefs().run_dir().join("fs");
+    assert!(fs.symlink_metadata().is_err(), "the mount of a server without a keeper lives on");
+    // Nobody clears anything.
+    node.oncefs_mut().start_again();
+    until("the next server answers", || node.oncefs().server().is_some());
+    assert_eq!(mounts_below(&fs), std::slice::from_ref(&fs));
+    assert!(fs.read_dir().is_ok(), "the dead mount is left");
+    until("containerd has found oncefs again", || node.ctr(&["snapshots", "ls"]).code == Some(0));
+    old.stop();
+    old.remove();
+    let new = pod.start("new", &own, &["sleep", "1000"]);
+    assert_eq!(new.exec(&["cat", "/srv/page"]).well(), "a page\n");
+    // And the new one outlives its server.
+    node.oncefs().kill_kept();
+    assert_eq!(new.exec(&["cat", "/srv/page"]).well(), "a page\n");
+    pod.remove();
+    let socket = format!("--containerd={}", node.containerd.socket().display());
+    node.oncefs().oncefs(&["check", &socket]).well();
+}
+
 /// Tells those who call that it is over, also when the test fails meanwhile.
-struct Ending<'a>(&'a AtomicBool);
+pub(super) struct Ending<'a>(pub(super) &'a AtomicBool);
 
 impl Drop for Ending<'_> {
     fn drop(&mut self) {

@@ -4,46 +4,35 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::mount::UnmountFlags;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Pid;
 
-use crate::cli::node::{mounts_below, processes_naming};
+use crate::cli::node::{kill_all, processes_naming};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const CGROUPS: &str = "/sys/fs/cgroup";
 
+/// Where shims listen, under names that are in their bundles.
+const SHIMS_SOCKETS: &str = "/run/containerd/s/";
+
 /// Kills what runs in the cgroups of this name, and what names this directory in its command line.
 pub(crate) fn end_processes(dir: &Path, cgroup: &str) {
     let deadline = Instant::now() + PATIENCE;
-    loop {
-        let mut left = processes_naming(dir);
-        left.extend(cgroups(cgroup).iter().flat_map(|folder| processes_in(folder)));
-        if left.is_empty() || Instant::now() > deadline {
-            return;
-        }
-        for pid in left {
-            let _gone = kill_process(pid, Signal::KILL);
-        }
+    let in_cgroups = || cgroups(cgroup).iter().flat_map(|folder| processes_in(folder)).collect::<Vec<_>>();
+    while !kill_all([processes_naming(dir), in_cgroups()].concat()) && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(5));
     }
 }
 
-/// Shims listen in a directory of the machine's, under names that are in their bundles.
+/// Those of the shims that were killed; others took theirs away. The bundle says it in one file or the other, as containerd is 1.x or 2.x.
 pub(crate) fn remove_shims_sockets(state: &Path) {
-    for namespace in folders(&state.join("io.containerd.runtime.v2.task")) {
-        for bundle in folders(&namespace) {
-            let address = fs::read_to_string(bundle.join("address")).unwrap_or_default();
-            if let Some(socket) = address.strip_prefix("unix:///run/containerd/s/") {
-                let _gone = fs::remove_file(Path::new("/run/containerd/s").join(socket));
-            }
+    for bundle in folders(&state.join("io.containerd.runtime.v2.task")).iter().flat_map(|namespace| folders(namespace))
+    {
+        for file in ["address", "bootstrap.json"] {
+            let text = fs::read_to_string(bundle.join(file)).unwrap_or_default();
+            let Some((_, name)) = text.split_once(SHIMS_SOCKETS) else { continue };
+            let digits = name.split(|letter: char| !letter.is_ascii_hexdigit()).next().unwrap();
+            let _gone = fs::remove_file(Path::new(SHIMS_SOCKETS).join(digits));
         }
-    }
-}
-
-/// Unmounts all below a directory; the topmost of each place first.
-pub(crate) fn unmount_below(dir: &Path) {
-    for at in mounts_below(dir).iter().rev() {
-        let _gone = rustix::mount::unmount(at, UnmountFlags::DETACH);
     }
 }
 
@@ -56,6 +45,7 @@ pub(crate) fn remove_cgroups(cgroup: &str) {
         }
         std::thread::sleep(Duration::from_millis(2));
     }
+    assert!(std::thread::panicking() || cgroups(cgroup).is_empty(), "the cgroup {cgroup} is left");
 }
 
 /// The cgroups of this name in each hierarchy, and those in them, which come after.

@@ -5,6 +5,7 @@
 
 mod agreeing;
 mod away;
+mod comparing;
 mod configuration;
 mod credentials;
 pub(crate) mod cri;
@@ -14,6 +15,7 @@ mod harness;
 pub(crate) mod images;
 mod killed;
 mod leaving;
+mod load;
 mod local;
 mod refused;
 mod removing;

@@ -7,7 +7,8 @@ use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::cli::node::{ONCEFS, Ran, names_in, run, until};
+use crate::cli::node::{ONCEFS, Ran, clear, names_in, run, until};
+use crate::takeover::stage::keeper_and_server;
 
 /// A server and all it owns, below one directory; killed when dropped.
 pub(crate) struct Service {
@@ -86,16 +87,28 @@ impl Service {
         let _killed = self.child.take().unwrap().wait();
     }
 
+    /// Kills the keeper, which was started as this service. Its server goes on.
+    pub(crate) fn kill_keeper(&mut self) {
+        self.kill();
+    }
+
     /// Kills the server that the keeper keeps, and waits until another answers.
     pub(crate) fn kill_kept(&self) {
-        let server = || {
-            let said = self.oncefs(&["status", "--json"]).out;
-            let status: serde_json::Value = serde_json::from_str(&said).unwrap_or_default();
-            status["server"].as_i64().and_then(|pid| Pid::from_raw(pid as i32))
-        };
-        let killed = server().unwrap();
+        let killed = self.server().unwrap();
         kill_process(killed, Signal::KILL).unwrap();
-        until("another server answers", || server().is_some_and(|now| now != killed));
+        until("another server answers", || self.server().is_some_and(|now| now != killed));
+    }
+
+    /// The server that answers.
+    pub(crate) fn server(&self) -> Option<Pid> {
+        let said = self.oncefs(&["status", "--json"]).out;
+        let status: serde_json::Value = serde_json::from_str(&said).unwrap_or_default();
+        status["server"].as_i64().and_then(|pid| Pid::from_raw(pid as i32))
+    }
+
+    /// The keeper, and the server that it keeps now, which may not answer yet.
+    pub(crate) fn keeper_and_server(&self) -> (Option<Pid>, Option<Pid>) {
+        keeper_and_server(&self.dir)
     }
 
     fn signal(&self, signal: Signal) {
@@ -125,10 +138,9 @@ impl Service {
 
 impl Drop for Service {
     fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _gone = child.kill();
-            let _reaped = child.wait();
-        }
+        // A server outlives its keeper, and a keeper starts the next server: until none of both is left.
+        clear(&self.dir);
+        let _reaped = self.child.take().map(|mut child| child.wait());
         if std::thread::panicking() {
             eprintln!("the log of oncefs:\n{}", self.log());
         }

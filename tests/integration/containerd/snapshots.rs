@@ -32,6 +32,11 @@ impl<'a> Snapshots<'a> {
         Self { runtime, client: SnapshotsClient::new(channel), namespace: namespace.to_owned(), lease: None }
     }
 
+    /// What is made belongs to this lease, and the collector leaves it.
+    pub(crate) fn under(self, lease: &str) -> Self {
+        Self { lease: Some(lease.to_owned()), ..self }
+    }
+
     fn asked<Q>(&self, message: Q) -> Request<Q> {
         let mut request = Request::new(message);
         request.metadata_mut().insert("containerd-namespace", self.namespace.parse().unwrap());
@@ -122,8 +127,7 @@ pub(crate) fn pull_unpacking(node: &Node, namespace: &str, name: &str, image: &I
 
 fn ask_for_layers(node: &Node, namespace: &str, lease: &str, name: &str, image: &Image, labels: Labels) -> bool {
     let chains = chains(image);
-    let mut snapshots = Snapshots::at(&node.runtime, &node.containerd.socket(), namespace);
-    snapshots.lease = Some(lease.to_owned());
+    let mut snapshots = Snapshots::at(&node.runtime, &node.containerd.socket(), namespace).under(lease);
     for (n, (chain, layer)) in chains.iter().zip(&image.layers).enumerate() {
         let (manifest, layer) = (image.manifest_digest().to_string(), layer.digest().to_string());
         let rest: Vec<String> = image.layers[n..].iter().map(|layer| layer.digest().to_string()).collect();

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::cli::node::{ONCEFS, Ran, Running, mounts_below, processes_naming, run, until};
+use crate::cli::node::{ONCEFS, Ran, Running, clear, run};
 
 /// However slow the machine is: what takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -174,13 +174,7 @@ impl Service {
 impl Drop for Service {
     fn drop(&mut self) {
         drop(self.child.take());
-        for pid in processes_naming(self.dir.path()) {
-            let _gone = rustix::process::kill_process(pid, Signal::KILL);
-        }
-        for at in mounts_below(self.dir.path()).iter().rev() {
-            let _gone = rustix::mount::unmount(at, rustix::mount::UnmountFlags::DETACH);
-        }
-        until("nothing of the service runs", || processes_naming(self.dir.path()).is_empty());
+        clear(self.dir.path());
     }
 }
 

@@ -2,4 +2,4 @@
 
 mod ends;
 mod readers;
-mod stage;
+pub(crate) mod stage;

@@ -4,20 +4,10 @@ use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::stage::{Overlay, Readers, kill, kill_after, many_files, numbers, processes, until_at_once};
+use super::stage::{Overlay, Readers, kill, kill_after, kills, many_files, moment, numbers, processes, until_at_once};
 use crate::cli::mounting::assert_usual;
 use crate::cli::node::{Node, mounts_below, names_in, until};
 use crate::cli::registry::{Fault, Registry};
-
-/// So many, or as TAKEOVER_KILLS says.
-fn kills(usual: u64) -> u64 {
-    std::env::var("TAKEOVER_KILLS").ok().map_or(usual, |number| number.parse().unwrap())
-}
-
-/// Moments that are alike in no two runs of the loop, and the same in each run of the test.
-fn moment(number: u64) -> Duration {
-    Duration::from_millis(number * 7919 % 450)
-}
 
 #[test]
 fn readers_over_overlayfs_see_a_pause_when_the_server_is_killed_and_nothing_else() {

@@ -13,14 +13,20 @@ use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::cli::image::{Image, Layer, Tar};
-use crate::cli::node::{Node, PATIENCE, until};
+use crate::cli::node::{Node, PATIENCE, processes_naming, until};
 use crate::index::made;
 
 /// What a read must give, by path.
-pub(super) type Files = BTreeMap<String, Vec<u8>>;
+pub(crate) type Files = BTreeMap<String, Vec<u8>>;
 
 /// An image of several layers, and what is in it.
 pub(super) fn many_files(seed: u64) -> (Image, Files) {
+    let (layers, files) = layers_of_files(seed);
+    (Image::of(&layers), files)
+}
+
+/// About 27 MB in 160 files.
+pub(crate) fn layers_of_files(seed: u64) -> (Vec<Layer>, Files) {
     let (mut files, mut layers) = (Files::new(), Vec::new());
     for layer in 0..4u64 {
         let mut tar = Tar::new();
@@ -32,7 +38,7 @@ pub(super) fn many_files(seed: u64) -> (Image, Files) {
         }
         layers.push(Layer::gzip(&tar.done()));
     }
-    (Image::of(&layers), files)
+    (layers, files)
 }
 
 /// overlayfs, as containers have it.
@@ -57,7 +63,7 @@ impl Drop for Overlay {
 }
 
 /// Threads that read all files again and again.
-pub(super) struct Readers {
+pub(crate) struct Readers {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<Result<(), String>>>,
 }
@@ -68,7 +74,7 @@ struct Shared {
 }
 
 impl Readers {
-    pub(super) fn start(count: usize, below: &Path, files: &Arc<Files>) -> Self {
+    pub(crate) fn start(count: usize, below: &Path, files: &Arc<Files>) -> Self {
         let shared = Arc::new(Shared { is_over: AtomicBool::new(false), reads: AtomicU64::new(0) });
         let read = |number: usize| {
             let (below, files, shared) = (below.to_owned(), files.clone(), shared.clone());
@@ -77,12 +83,12 @@ impl Readers {
         Self { threads: (0..count).map(read).collect(), shared }
     }
 
-    pub(super) fn reads(&self) -> u64 {
+    pub(crate) fn reads(&self) -> u64 {
         self.shared.reads.load(Ordering::Relaxed)
     }
 
     /// What any of them met.
-    pub(super) fn stop(self) -> Vec<String> {
+    pub(crate) fn stop(self) -> Vec<String> {
         self.shared.is_over.store(true, Ordering::Relaxed);
         until("the readers end", || self.threads.iter().all(JoinHandle::is_finished));
         self.threads.into_iter().filter_map(|thread| thread.join().unwrap().err()).collect()
@@ -125,17 +131,33 @@ pub(super) fn numbers(below: &Path, files: &Files) -> Vec<u64> {
 
 /// The keeper, and the server that it keeps now.
 pub(super) fn processes(node: &Node) -> (Option<Pid>, Option<Pid>) {
+    keeper_and_server(node.path("").as_path())
+}
+
+/// Those of the places below a directory.
+pub(crate) fn keeper_and_server(dir: &Path) -> (Option<Pid>, Option<Pid>) {
+    let all = processes_naming(dir);
     let with = |word: &str| {
-        let is_it = |pid: &Pid| {
+        let is_it = |pid: &&Pid| {
             let line = std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
             line.split(|byte| *byte == 0).any(|part| part == word.as_bytes())
         };
-        node.processes().into_iter().find(is_it)
+        all.iter().find(is_it).copied()
     };
     (with("--keeper"), with("--kept"))
 }
 
-pub(super) fn kill(pid: Option<Pid>) -> Instant {
+/// So many kills, or as TAKEOVER_KILLS says.
+pub(crate) fn kills(usual: u64) -> u64 {
+    std::env::var("TAKEOVER_KILLS").ok().map_or(usual, |number| number.parse().unwrap())
+}
+
+/// Moments that are alike in no two runs of the loop, and the same in each run of the test.
+pub(crate) fn moment(number: u64) -> Duration {
+    Duration::from_millis(number * 7919 % 450)
+}
+
+pub(crate) fn kill(pid: Option<Pid>) -> Instant {
     kill_process(pid.unwrap(), Signal::KILL).unwrap();
     Instant::now()
 }
@@ -149,7 +171,7 @@ pub(super) fn kill_after(node: &Node, moment: Duration) {
 }
 
 /// As [`until`], without a pause between one look and the next: for what is soon over.
-pub(super) fn until_at_once(what: &str, mut is_so: impl FnMut() -> bool) {
+pub(crate) fn until_at_once(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !is_so() {
         assert!(Instant::now() < deadline, "waited in vain until {what}");

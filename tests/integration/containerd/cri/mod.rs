@@ -98,6 +98,12 @@ impl Cri {
         answer.images
     }
 
+    /// Where containerd may be without its snapshotter for a moment.
+    pub(crate) fn try_to_remove_image(&self, image: &str) -> Result<(), Status> {
+        let removed = call(&self.images, "/runtime.v1.ImageService/RemoveImage", asked(image));
+        self.runtime.block_on(removed).map(|_: of::Nothing| ())
+    }
+
     pub(crate) fn remove_image(&self, image: &str) {
         let _: of::Nothing = self.images("/runtime.v1.ImageService/RemoveImage", asked(image));
     }
