@@ -39,7 +39,7 @@ fn write_sound(file: &File, window: &[u8]) {
         blob_bytes: 100,
         data_bytes: 4000,
         index_source: IndexSource::Scan(Codec::Gzip),
-        bound_by: None,
+        bond: None,
     };
     writer.finish(&heading).unwrap();
 }

@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use oncefs::digest::{DiffId, Digest, LayerDigest};
-use oncefs::index::frames::{Frames, FramesWriter, Heading, IndexSource};
+use oncefs::index::frames::{Bond, Frames, FramesWriter, Heading, IndexSource};
 use oncefs::index::scan::Limits;
 use oncefs::index::sources::{Contents, Landmarks, Packing, Shape, read_toc};
 use oncefs::index::tree::read::Tree;
@@ -36,7 +36,7 @@ fn keep(contents: &Contents) {
         blob_bytes: 11_000,
         data_bytes: *data_bytes,
         index_source: IndexSource::EStargz,
-        bound_by: Some(Digest::of(b"")),
+        bond: Some(Bond::Manifest(Digest::of(b""))),
     };
     writer.finish(&heading).expect("a frames file");
     Frames::open(&file).expect("frames that follow one another within the blob");

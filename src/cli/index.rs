@@ -183,5 +183,6 @@ fn measured(index: &IndexReport, image_bytes: u64) -> String {
         Some(key) => format!("signed with {key}"),
         None => "not signed with a key that is known here".to_owned(),
     };
-    format!("{} layers, {}, {share:.1} % of the image; {signed}", index.layers.len(), bytes(index.size()))
+    let profile = if index.profile_bytes.is_some() { ", with a start-up profile" } else { "" };
+    format!("{} layers, {}, {share:.1} % of the image{profile}; {signed}", index.layers.len(), bytes(index.size()))
 }

@@ -52,6 +52,8 @@ pub struct IndexReport {
     /// Of its manifest.
     pub digest: Digest,
     pub layers: Vec<IndexLayer>,
+    /// Bytes of the profile of the image's starts, if it has come along.
+    pub profile_bytes: Option<u64>,
     /// The public key of the configuration that has signed it.
     pub signed_by: Option<String>,
     /// After verifying: what is wrong with it, one sentence each; after removing: why it is not gone.

@@ -118,6 +118,7 @@ fn report(index: &PublishedIndex) -> IndexReport {
     IndexReport {
         digest: index.digest,
         layers: layers.collect(),
+        profile_bytes: index.profile.map(|profile| profile.size),
         signed_by: index.signer.as_ref().map(ToString::to_string),
         problems: Vec::new(),
     }

@@ -204,7 +204,7 @@ fn denied(has_login: bool) -> PullCause {
 mod tests {
     use super::*;
     use crate::index::codec::Codec;
-    use crate::index::frames::IndexSource;
+    use crate::index::frames::{IndexSource, Provenance};
 
     #[test]
     fn credentials_go_to_the_server_that_they_name() {
@@ -222,10 +222,11 @@ mod tests {
 
     #[test]
     fn progress_is_what_has_come_of_all_layers() {
+        let index = Provenance { source: IndexSource::Scan(Codec::Gzip), bond: None };
         let states = [
             (10, LayerState::Untouched),
             (20, LayerState::Scanning { fetched: 7, unpacked: 30 }),
-            (40, LayerState::Ready { data_bytes: 9, resident_bytes: 9, index: IndexSource::Scan(Codec::Gzip) }),
+            (40, LayerState::Ready { data_bytes: 9, resident_bytes: 9, index }),
             (80, LayerState::Failed("cause".into())),
         ];
         let progress = Progress::of(states.iter().map(|(size, state)| (*size, state)));

@@ -28,7 +28,7 @@ pub(super) fn of_stored(layer: &Layer) -> LayerReport {
     let state = LayerState::Ready {
         data_bytes: layer.data_bytes(),
         resident_bytes: layer.resident_bytes(),
-        index: heading.index_source,
+        index: heading.provenance(),
     };
     let (found, waiting) = (layer.finding(), layer.waits().now());
     of_status(LayerStatus { digest: layer.digest(), size: heading.blob_bytes, state, declined: None, found, waiting })
@@ -58,13 +58,11 @@ fn of_status(status: LayerStatus) -> LayerReport {
         LayerState::Ready { data_bytes, resident_bytes, index } => {
             report.state = State::Ready;
             (report.data_bytes, report.resident_bytes) = (data_bytes, resident_bytes);
-            let index = index.to_string();
-            // What a format leaves open is known by now.
-            let name = index.split(" (").next().unwrap_or_default();
             report.index = Some(match found {
-                None => index,
-                Some(Finding::Blob) => format!("{name} (blob verified as a whole)"),
-                Some(Finding::Content) => format!("{name} (blob and content verified as a whole)"),
+                None if index.source.verifies_layer() => index.to_string(),
+                None => format!("{index} (blob not verified as a whole)"),
+                Some(Finding::Blob) => format!("{index} (blob verified as a whole)"),
+                Some(Finding::Content) => format!("{index} (blob and content verified as a whole)"),
             });
         }
         LayerState::Failed(error) => {

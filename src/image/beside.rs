@@ -17,7 +17,7 @@ pub(super) struct BesideImage<'a> {
 
 impl Beside for BesideImage<'_> {
     fn manifest(&self, digest: Digest) -> BoxFuture<'_, Result<Bytes, BlobError>> {
-        Box::pin(async move { Ok(self.images.shared.registry.manifest(digest, &self.image.origin).await?) })
+        Box::pin(self.images.manifest_beside(self.image, digest))
     }
 
     fn called<'a>(&'a self, ending: &'a str) -> BoxFuture<'a, Result<Bytes, BlobError>> {

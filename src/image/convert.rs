@@ -43,7 +43,7 @@ impl Images {
             Subject { media_type: MANIFEST.to_owned(), digest: Digest::of(&manifest), size: manifest.len() as u64 };
         registry.push_manifest(tag.as_str(), manifest, &origin).await?;
         // It keeps the blobs from being taken for garbage, and is what `oncefs index ls` finds.
-        let index = self.push_artifact(&subject, indexes, key, &origin).await?;
+        let index = self.push_artifact(image, &subject, indexes, key, &origin).await?;
         Ok((subject.digest, Pushed { index, sent_bytes }))
     }
 }

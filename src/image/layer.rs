@@ -28,7 +28,7 @@ pub enum Need {
 impl Images {
     /// A claim on the layer. The work, if there is some, goes on as long as anybody holds a claim on it.
     pub fn layer(&self, image: &Arc<Image>, layer: &Layered, need: Need) -> Ticket<Arc<Layer>, ImageError> {
-        match self.binding(layer).filter(|_| need == Need::Usable) {
+        match self.binding(image, layer).filter(|_| need == Need::Usable) {
             Some(binding) => self.shared.indexing.join((layer.digest, binding), || {
                 let (images, image, layer) = (self.clone(), image.clone(), layer.clone());
                 async move { images.find_or_scan(&image, &layer).await }
@@ -38,8 +38,8 @@ impl Images {
     }
 
     /// The index that is used for the layer, if it is not scanned.
-    pub(super) fn binding(&self, layer: &Layered) -> Option<Binding> {
-        self.shared.believed.binding(layer)
+    pub(super) fn binding(&self, image: &Image, layer: &Layered) -> Option<Binding> {
+        self.shared.believed.binding(image, layer)
     }
 
     async fn find_or_scan(&self, image: &Arc<Image>, layer: &Layered) -> Result<Arc<Layer>, ImageError> {
@@ -54,7 +54,7 @@ impl Images {
     async fn find_index(&self, image: &Image, layer: &Layered) -> Result<Option<Arc<Layer>>, LayerError> {
         let at_work = self.at_work(layer.digest).await;
         if let Some(here) = self.shared.store.layer(&layer.digest)? {
-            return self.use_of(here, layer);
+            return self.use_of(here, image, layer);
         }
         if self.shared.store.quarantined(&layer.digest).is_some() {
             return Ok(None);
@@ -65,19 +65,17 @@ impl Images {
         let receiving: Receiving = off_thread(move || store.receive(&digest)).await??;
         let limits = self.shared.limits.lock().clone();
         let beside = BesideImage { images: self, image };
-        let indexed =
-            match sources::read(layer, blob.as_ref(), &beside, self.shared.believed.keys(), receiving.parts(), &limits)
-                .await
-            {
-                Ok(Some(indexed)) => indexed,
-                Ok(None) => return Ok(None),
-                Err(declined) => {
-                    let cause = with_causes(&declined);
-                    tracing::warn!(layer = %layer.digest, image = image.reference, cause, "the layer is scanned");
-                    self.shared.declines.note(layer.digest, &cause);
-                    return Ok(None);
-                }
-            };
+        let beliefs = self.shared.believed.beside(image);
+        let indexed = match sources::read(layer, blob.as_ref(), &beside, &beliefs, receiving.parts(), &limits).await {
+            Ok(Some(indexed)) => indexed,
+            Ok(None) => return Ok(None),
+            Err(declined) => {
+                let cause = with_causes(&declined);
+                tracing::warn!(layer = %layer.digest, image = image.reference, cause, "the layer is scanned");
+                self.shared.declines.note(layer.digest, &cause);
+                return Ok(None);
+            }
+        };
         let (origin, images) = (image.origin.clone(), self.clone());
         let finish = move || {
             let finished = receiving.finish_indexed(&indexed, origin)?;
@@ -88,14 +86,14 @@ impl Images {
         let finished = off_thread(finish).await??;
         tracing::info!(
             layer = %layer.digest, image = image.reference, bytes = layer.size, data_bytes = finished.data_bytes(),
-            index = %finished.frames().heading().index_source, seconds = started.elapsed().as_secs_f64(), "index of layer found"
+            index = %finished.frames().heading().provenance(), seconds = started.elapsed().as_secs_f64(), "index of layer found"
         );
-        self.use_of(finished, layer)
+        self.use_of(finished, image, layer)
     }
 
     /// The layer of the store, if it can be used for what the image says. `None`: it must be scanned.
-    fn use_of(&self, here: Arc<Layer>, says: &Layered) -> Result<Option<Arc<Layer>>, LayerError> {
-        if !here.is_verified() && !self.is_bound(&here, says) {
+    fn use_of(&self, here: Arc<Layer>, image: &Image, says: &Layered) -> Result<Option<Arc<Layer>>, LayerError> {
+        if !here.is_verified() && !self.is_bound(&here, image, says) {
             return Ok(None);
         }
         check_content(&here, says)?;
@@ -103,9 +101,10 @@ impl Images {
         Ok(Some(here))
     }
 
-    /// Whether the layer's index counts for the image: its own manifest binds it, or it is signed.
-    pub(super) fn is_bound(&self, layer: &Layer, says: &Layered) -> bool {
-        self.shared.believed.believes(layer.frames().heading(), says)
+    /// Whether the layer's index counts for the image: its own manifest binds it, it is signed, or it lies beside this very image
+    /// and that is enough.
+    fn is_bound(&self, layer: &Layer, image: &Image, says: &Layered) -> bool {
+        self.shared.believed.believes(layer.frames().heading(), image, says)
     }
 
     fn verified(&self, image: &Arc<Image>, layer: &Layered) -> Ticket<Arc<Layer>, ImageError> {

@@ -53,7 +53,7 @@ use declines::Declines;
 use progress::Progresses;
 use referrers::Referrers;
 use refusals::Refusals;
-use starts::{Starting, Starts};
+use starts::Starts;
 use waits::ChainWaits;
 
 /// More would be no faster anywhere.
@@ -278,7 +278,7 @@ impl Images {
     async fn open_any(&self, chain: &ChainId, slot: ViewSlot) -> Result<Opened, ImageError> {
         let mut first_error = None;
         for (image, length) in self.images_that_have(chain) {
-            let starting = Starting::now();
+            let starting = self.starting(&image, length);
             match self.open_one(chain, slot, &image, length).await {
                 Ok(opened) => {
                     self.serve_with(chain, &image);
@@ -380,5 +380,10 @@ impl Image {
     /// Bytes of all blobs.
     pub fn size(&self) -> u64 {
         self.layers.iter().map(|layer| layer.size).sum()
+    }
+
+    /// Where the layer stands in the image, the lowest at 0.
+    fn place_of(&self, layer: LayerDigest) -> Option<usize> {
+        self.layers.iter().position(|one| one.digest == layer)
     }
 }

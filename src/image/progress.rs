@@ -6,7 +6,7 @@ use crate::blob::Layered;
 use crate::digest::LayerDigest;
 use crate::errors::with_causes;
 use crate::image::LayerError;
-use crate::index::frames::IndexSource;
+use crate::index::frames::Provenance;
 use crate::index::scan::Progress;
 use crate::store::{Finding, Store, Waiting};
 use crate::sync::atomic::Ordering;
@@ -42,7 +42,7 @@ pub enum LayerState {
     Ready {
         data_bytes: u64,
         resident_bytes: u64,
-        index: IndexSource,
+        index: Provenance,
     },
     /// The last scan ended so. Who asks again starts another.
     Failed(String),
@@ -103,7 +103,7 @@ impl Progresses {
                 LayerState::Ready {
                     data_bytes: here.data_bytes(),
                     resident_bytes: here.resident_bytes(),
-                    index: here.frames().heading().index_source,
+                    index: here.frames().heading().provenance(),
                 }
             }
             Ok(None) => self.layers.get(&layer.digest).map_or(LayerState::Untouched, LayerProgress::state),

@@ -6,7 +6,8 @@ use super::{Image, ImageError, Images};
 use crate::blob::{Beside as _, BlobError, Layered, Origin, Referrer};
 use crate::digest::{Digest, LayerDigest, check};
 use crate::image::beside::BesideImage;
-use crate::index::published::artifact::{ARTIFACT_TYPE, Artifact, EMPTY, Listed, Subject};
+use crate::index::profile::Profile;
+use crate::index::published::artifact::{ARTIFACT_TYPE, Artifact, EMPTY, Listed, ListedProfile, Subject};
 use crate::index::published::signature::{PublicKey, SigningKey};
 use crate::index::published::{PACKED_BYTES_MAX, PackError, pack, unpack};
 use crate::index::sources::Fault;
@@ -19,6 +20,8 @@ use crate::sync::Arc;
 pub struct PublishedIndex {
     pub digest: Digest,
     pub indexes: Vec<Listed>,
+    /// What starts of the image want first has come along.
+    pub profile: Option<ListedProfile>,
     /// Who has signed it, of those that are believed here.
     pub signer: Option<PublicKey>,
 }
@@ -63,7 +66,7 @@ impl Images {
         let manifest = self.shared.registry.manifest(image.manifest_digest, &image.origin).await?;
         let (media_type, size) = (image.media_type.clone(), manifest.len() as u64);
         let subject = Subject { media_type, digest: image.manifest_digest, size };
-        let index = self.push_artifact(&subject, indexes, key, &image.origin).await?;
+        let index = self.push_artifact(image, &subject, indexes, key, &image.origin).await?;
         tracing::info!(image = image.reference, index = %index.digest, sent_bytes, "index published");
         Ok(Pushed { index, sent_bytes })
     }
@@ -93,9 +96,10 @@ impl Images {
         Ok((indexes, sent_bytes))
     }
 
-    /// The manifest that holds these indexes, beside the one that it is about.
+    /// The manifest that holds these indexes, and what is known of the image's starts, beside the one that it is about.
     pub(super) async fn push_artifact(
         &self,
+        image: &Image,
         subject: &Subject,
         indexes: Vec<Listed>,
         key: Option<&SigningKey>,
@@ -103,14 +107,31 @@ impl Images {
     ) -> Result<PublishedIndex, PublishError> {
         let registry = &self.shared.registry;
         registry.push_blob(&EMPTY, to).await?;
-        let artifact = Artifact::new(subject, &indexes, key);
+        let profile = self.push_profile(image, subject, to).await?;
+        let artifact = Artifact::new(subject, &indexes, profile.as_ref(), key);
         let bytes = artifact.bytes();
         let (digest, size) = (Digest::of(&bytes), bytes.len() as u64);
         let (artifact_type, annotations) = (ARTIFACT_TYPE.to_owned(), artifact.annotations().clone());
         let referrer = Referrer { digest, size, artifact_type, annotations };
         registry.push_referrer(subject.digest, &referrer, bytes, to).await?;
         self.shared.referrers.forget(to, subject.digest);
-        Ok(PublishedIndex { digest, indexes, signer: key.and_then(SigningKey::public) })
+        Ok(PublishedIndex { digest, indexes, profile, signer: key.and_then(SigningKey::public) })
+    }
+
+    /// The profile of the image's starts as that of `subject`, which has the same layers.
+    async fn push_profile(
+        &self,
+        image: &Image,
+        subject: &Subject,
+        to: &Origin,
+    ) -> Result<Option<ListedProfile>, PublishError> {
+        let (images, manifest) = (self.clone(), image.manifest_digest);
+        let reading = tokio::task::spawn_blocking(move || images.profile(&manifest));
+        let Some(kept) = reading.await.map_err(|_| PublishError::Stopping)? else { return Ok(None) };
+        let Ok(profile) = Profile::from_bytes(&kept, &manifest) else { return Ok(None) };
+        let bytes: Bytes = profile.to_bytes(&subject.digest).into();
+        self.shared.registry.push_blob(&bytes, to).await?;
+        Ok(Some(ListedProfile { digest: Digest::of(&bytes), size: bytes.len() as u64 }))
     }
 
     /// The indexes that are published of the image, whoever made them.
@@ -122,8 +143,9 @@ impl Images {
             let bytes = registry.manifest(digest, &image.origin).await?;
             let artifact = Artifact::read(&bytes);
             let signer = artifact.as_ref().and_then(|artifact| artifact.signer(self.shared.believed.keys()).cloned());
+            let profile = artifact.as_ref().and_then(Artifact::profile);
             let indexes = artifact.map(|artifact| artifact.indexes().collect()).unwrap_or_default();
-            published.push(PublishedIndex { digest, indexes, signer });
+            published.push(PublishedIndex { digest, indexes, profile, signer });
         }
         Ok(published)
     }

@@ -4,6 +4,7 @@
 //! are usable. Nobody asks for that, and nothing fails for its sake.
 
 mod ahead;
+mod elsewhere;
 
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -16,6 +17,8 @@ use crate::index::profile::{Part, Profile};
 use crate::store::{Recorded, Recording, StartFile, Store, StoreError};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex};
+
+use elsewhere::Coming;
 
 /// What a user may set about start-up profiles.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,6 +78,7 @@ struct Watched {
 pub(super) struct Starting {
     began: SystemTime,
     recording: Arc<Recording>,
+    profile: Coming,
 }
 
 // === impl ProfileConfig ===
@@ -86,17 +90,15 @@ impl Default for ProfileConfig {
     }
 }
 
-// === impl Starting ===
-
-impl Starting {
-    pub(super) fn now() -> Self {
-        Self { began: SystemTime::now(), recording: Recording::begin() }
-    }
-}
-
 // === impl Images ===
 
 impl Images {
+    /// The first `length` layers of the image are about to be opened.
+    pub(super) fn starting(&self, image: &Arc<Image>, length: usize) -> Starting {
+        let (began, recording) = (SystemTime::now(), Recording::begin());
+        Starting { began, recording, profile: self.profile_from_elsewhere(image, length) }
+    }
+
     /// From now on starts are watched so.
     pub fn set_profiles(&self, config: ProfileConfig) {
         *self.shared.starts.config.lock() = config;
@@ -116,7 +118,7 @@ impl Images {
         if length < image.layers.len() {
             return;
         }
-        let Starting { began, recording } = starting;
+        let Starting { began, recording, profile } = starting;
         let watched = Arc::new(Watched {
             image: image.clone(),
             began,
@@ -135,7 +137,7 @@ impl Images {
             });
         }
         if config.ahead_bytes_max > 0 {
-            self.fetch_ahead(watched, opened, config.ahead_bytes_max);
+            self.fetch_ahead(watched, profile, opened, config.ahead_bytes_max);
         }
     }
 

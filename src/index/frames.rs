@@ -61,9 +61,27 @@ pub struct Heading {
     pub blob_bytes: u64,
     pub data_bytes: u64,
     pub index_source: IndexSource,
-    /// The digest by which the manifest binds an index that was not made here, or that of the key that signed it; it says
-    /// nothing of the blob as a whole.
-    pub bound_by: Option<Digest>,
+    /// Why an index is believed that was not made here; it says nothing of the blob as a whole.
+    pub bond: Option<Bond>,
+}
+
+/// What stands behind an index that was not made here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bond {
+    /// The image's manifest has this digest of it.
+    Manifest(Digest),
+    /// The key of this name has signed it, for this very layer.
+    Signature(Digest),
+    /// Nothing does. It lay beside the image that is called so here, and counts for that one alone until all of the layer was
+    /// compared with it.
+    Referrer(Digest),
+}
+
+/// Where an index came from, and why it is believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Provenance {
+    pub source: IndexSource,
+    pub bond: Option<Bond>,
 }
 
 /// Where the index came from.
@@ -117,12 +135,33 @@ impl fmt::Display for IndexSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Scan(codec) => write!(f, "scan of {codec}"),
-            // As `verifies_layer` has it.
-            Self::EStargz => f.write_str("eStargz, bound by the manifest (blob not verified as a whole)"),
-            Self::Soci => f.write_str("SOCI, bound by the manifest (blob not verified as a whole)"),
-            Self::Published => f.write_str("oncefs, made elsewhere, bound or signed (blob not verified as a whole)"),
-            Self::ZstdChunked => f.write_str("zstd:chunked, bound by the manifest (blob not verified as a whole)"),
+            Self::EStargz => f.write_str("eStargz"),
+            Self::Soci => f.write_str("SOCI"),
+            Self::Published => f.write_str("oncefs, made elsewhere"),
+            Self::ZstdChunked => f.write_str("zstd:chunked"),
         }
+    }
+}
+
+// === impl Heading ===
+
+impl Heading {
+    pub fn provenance(&self) -> Provenance {
+        Provenance { source: self.index_source, bond: self.bond }
+    }
+}
+
+// === impl Provenance ===
+
+impl fmt::Display for Provenance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let why = match self.bond {
+            None => "",
+            Some(Bond::Manifest(_)) => ", bound by the manifest",
+            Some(Bond::Signature(_)) => ", signed",
+            Some(Bond::Referrer(_)) => ", beside the image and bound by nothing",
+        };
+        write!(f, "{}{why}", self.source)
     }
 }
 

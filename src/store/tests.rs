@@ -56,7 +56,7 @@ impl Sample {
             blob_bytes: self.bytes.len() as u64,
             data_bytes: self.bytes.len() as u64,
             index_source: IndexSource::Scan(Codec::Plain),
-            bound_by: None,
+            bond: None,
         }
     }
 

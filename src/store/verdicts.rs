@@ -105,7 +105,7 @@ impl Store {
     pub fn quarantine(&self, layer: &Arc<Layer>, cause: &str) -> Result<(), StoreError> {
         layer.judged.set(VerdictKind::Bad);
         tracing::error!(
-            layer = %layer.digest(), index = %layer.frames().heading().index_source, cause,
+            layer = %layer.digest(), index = %layer.frames().heading().provenance(), cause,
             "layer quarantined: its readers get EIO, and it is scanned for whoever wants it next"
         );
         self.inner.put_verdict(layer, VerdictKind::Bad, cause)?;

@@ -226,9 +226,11 @@ impl Ledger {
         };
         // Of a client that says nothing, what another has is as good: its labels were believed. But not so if they are all
         // that says what is in the layers.
-        let may_lie = |layer: &Layered| !is_here(layer) && self.may_be_unverified(layer);
+        let may_lie = |image: &Image, layer: &Layered| !is_here(layer) && self.may_be_unverified(image, layer);
         let is_claimed = self.chains.get(id).is_some_and(|chain| chain.claims > 0 && source.is_none())
-            && images.first().is_some_and(|(_, image, length)| !image.layers.iter().take(*length).any(may_lie));
+            && images.first().is_some_and(|(_, image, length)| {
+                !image.layers.iter().take(*length).any(|layer| may_lie(image, layer))
+            });
         let found = match here {
             Some((key, ..)) => (key.clone(), true),
             None if is_claimed => (images.first()?.0.clone(), false),

@@ -57,8 +57,8 @@ impl Ledger {
     }
 
     /// Whether the image's layers may come to be used as an index says.
-    pub(super) fn may_be_unverified(&self, layer: &Layered) -> bool {
-        self.believed.binding(layer).is_some()
+    pub(super) fn may_be_unverified(&self, image: &Image, layer: &Layered) -> bool {
+        self.believed.binding(image, layer).is_some()
     }
 
     fn is_disputed(&self, chain: &ChainId) -> bool {
@@ -73,6 +73,6 @@ impl Ledger {
     }
 
     fn content(&self, image: &Image, length: usize) -> Content {
-        image.layers.iter().take(length).map(|layer| (layer.digest, self.believed.binding(layer))).collect()
+        image.layers.iter().take(length).map(|layer| (layer.digest, self.believed.binding(image, layer))).collect()
     }
 }

@@ -1,4 +1,5 @@
-//! Fetching what an image's start will want before it does: in the order of its profile, in few requests.
+//! Fetching what an image's start will want before it does: in the order of its profile, or else of what its indexes say is wanted
+//! first, in few requests and in the background: readers go first.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -6,10 +7,11 @@ use std::ops::Range;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
 use super::Watched;
+use super::elsewhere::Coming;
 use crate::image::{Images, Opened};
 use crate::index::frames::FrameId;
-use crate::index::profile::{BySource, Part, Profile};
-use crate::store::{Layer, StartFile};
+use crate::index::profile::{BySource, PARTS_MAX, Part, Profile};
+use crate::store::{Layer, Priority, StartFile};
 use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, Weak};
 
@@ -54,29 +56,35 @@ struct Wanted {
 impl Images {
     /// Fetches in the background what earlier starts of the image wanted, no more than so many bytes. It ends with the store,
     /// and where something cannot be had: who reads that learns why.
-    pub(super) fn fetch_ahead(&self, watched: Arc<Watched>, opened: &Opened, bytes_max: u64) {
-        let layers: Vec<Weak<Layer>> =
-            opened.layers.values().filter(|layer| !layer.is_complete()).map(Arc::downgrade).collect();
+    pub(super) fn fetch_ahead(&self, watched: Arc<Watched>, profile: Coming, opened: &Opened, bytes_max: u64) {
+        let missing = opened.layers.values().filter(|layer| !layer.is_complete());
+        let mut layers: Vec<(Option<usize>, Weak<Layer>)> =
+            missing.map(|layer| (watched.image.place_of(layer.digest()), Arc::downgrade(layer))).collect();
         if layers.is_empty() {
             return;
         }
+        layers.sort_by_key(|(place, _)| *place);
         let images = Arc::downgrade(&self.shared);
         crate::sync::spawn(async move {
+            profile.arrived().await;
             let (shared, manifest) = (images.clone(), watched.image.manifest_digest);
             let planned = tokio::task::spawn_blocking(move || {
-                let kept = shared.upgrade()?.store.start(&manifest, StartFile::Profile).ok()??;
-                let profile = Profile::from_bytes(&kept, &manifest);
-                let profile =
-                    profile.inspect_err(|cause| tracing::info!(%manifest, %cause, "no profile of this image"));
-                let layers: Vec<_> = layers.iter().filter_map(Weak::upgrade).collect();
-                Some(plan(&layers, &profile.ok()?.parts, bytes_max))
+                let kept = shared.upgrade()?.store.start(&manifest, StartFile::Profile).ok()?;
+                let profile = kept.map(|kept| Profile::from_bytes(&kept, &manifest));
+                let profile = profile.and_then(|profile| {
+                    profile.inspect_err(|cause| tracing::info!(%manifest, %cause, "no profile of this image")).ok()
+                });
+                let layers: Vec<_> = layers.iter().filter_map(|(_, layer)| layer.upgrade()).collect();
+                let parts = profile.map_or_else(|| wanted_first(&layers), |profile| profile.parts);
+                Some(plan(&layers, &parts, bytes_max))
             });
             let Ok(Some(stretches)) = planned.await else { return };
             let fetches = stream::iter(stretches).map(|stretch| {
                 let (images, watched) = (images.clone(), watched.clone());
                 async move {
                     let layer = stretch.layer.upgrade().ok_or(Over)?;
-                    layer.fill(stretch.frames.clone()).await.map_err(|_who_reads_it_learns_why| Over)?;
+                    let filled = layer.fill_for(stretch.frames.clone(), Priority::Background).await;
+                    filled.map_err(|_who_reads_it_learns_why| Over)?;
                     let shared = images.upgrade().ok_or(Over)?;
                     let frames = u64::from(stretch.frames.end - stretch.frames.start);
                     watched.ahead_frames.fetch_add(frames, Ordering::Relaxed);
@@ -89,6 +97,19 @@ impl Images {
                 fetches.buffer_unordered(REQUESTS).try_collect().await;
         });
     }
+}
+
+/// What the layers' indexes want here first, as a profile would say it.
+fn wanted_first(layers: &[Arc<Layer>]) -> Vec<Part> {
+    let part = |layer: &Layer, frame| {
+        let source = layer.frames().source_range(FrameId(frame)).ok()?;
+        Some(Part { layer: layer.digest(), source, missed: 0 })
+    };
+    let of_layer = |layer: &Arc<Layer>| -> Vec<Part> {
+        let frames = layer.frames().wanted_first().into_iter().flatten().flatten();
+        frames.take(PARTS_MAX).filter_map(|frame| part(layer, frame)).collect()
+    };
+    layers.iter().flat_map(of_layer).take(PARTS_MAX).collect()
 }
 
 /// What is to be fetched, in this order: the frames of these layers that are not here and that parts name, neighbours together.

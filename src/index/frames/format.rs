@@ -7,7 +7,7 @@
 //!  table records of 112 bytes, one a frame, to the end of the file
 //!
 //! header:  0 magic  8 version  12 index source  16 layer  48 diff id  80 blob bytes  88 data bytes
-//!         96 table offset  104 frames  108 zeros  112 what binds the index, or zeros
+//!         96 table offset  104 frames  108 kind of bond  112 its digest, or zeros
 //!        144 one more than there are ranges wanted first, or 0 if nothing is known of that  148 zeros
 //!        224 BLAKE3 of the header up to here, the ranges and the table
 //! record:  0 source start, end  16 data start, end  32 window start in this file, or what is skipped  40 its length
@@ -16,7 +16,7 @@
 
 use std::ops::Range;
 
-use super::{FramesError, Heading, IndexSource};
+use super::{Bond, FramesError, Heading, IndexSource};
 use crate::digest::{DiffId, Digest, FrameDigest, LayerDigest};
 use crate::index::codec::Codec;
 
@@ -90,14 +90,14 @@ impl Header {
         let index_source = fields.u32()?;
         let mut heading = Heading {
             index_source: source_of(index_source).ok_or(FramesError::Damaged("an unknown index source"))?,
-            bound_by: None,
+            bond: None,
             layer: LayerDigest(Digest::from_bytes(fields.take()?)),
             diff_id: DiffId(Digest::from_bytes(fields.take()?)),
             blob_bytes: fields.u64()?,
             data_bytes: fields.u64()?,
         };
-        let (table_at, frames, _zeros) = (fields.u64()?, fields.u32()?, fields.u32()?);
-        heading.bound_by = Some(fields.take()?).filter(|bytes| *bytes != [0; 32]).map(Digest::from_bytes);
+        let (table_at, frames, bond) = (fields.u64()?, fields.u32()?, fields.u32()?);
+        heading.bond = bond_of(bond, Digest::from_bytes(fields.take()?))?;
         let wanted = fields.u32()?.checked_sub(1);
         Ok(Self { heading, table_at, frames, wanted })
     }
@@ -132,8 +132,14 @@ impl Header {
         bytes.extend(self.heading.data_bytes.to_le_bytes());
         bytes.extend(self.table_at.to_le_bytes());
         bytes.extend(self.frames.to_le_bytes());
-        bytes.extend([0; 4]);
-        bytes.extend(self.heading.bound_by.map_or([0; 32], |digest| *digest.as_bytes()));
+        let (bond, digest) = match self.heading.bond {
+            None => (0, [0; 32]),
+            Some(Bond::Manifest(digest)) => (0, *digest.as_bytes()),
+            Some(Bond::Signature(key)) => (1, *key.as_bytes()),
+            Some(Bond::Referrer(image)) => (2, *image.as_bytes()),
+        };
+        bytes.extend(u32::to_le_bytes(bond));
+        bytes.extend(digest);
         bytes.extend(self.wanted.map_or(0, |ranges| ranges + 1).to_le_bytes());
         bytes.resize(COVERED_BYTES, 0);
         let sum = checksum(&[&bytes, wanted, table]);
@@ -172,6 +178,15 @@ fn source_of(code: u32) -> Option<IndexSource> {
         6 => IndexSource::Soci,
         7 => IndexSource::Published,
         _ => return None,
+    })
+}
+
+fn bond_of(code: u32, digest: Digest) -> Result<Option<Bond>, FramesError> {
+    Ok(match code {
+        0 => Some(Bond::Manifest(digest)).filter(|_| *digest.as_bytes() != [0; 32]),
+        1 => Some(Bond::Signature(digest)),
+        2 => Some(Bond::Referrer(digest)),
+        _ => return Err(FramesError::Damaged("an unknown kind of bond")),
     })
 }
 

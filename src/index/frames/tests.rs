@@ -14,7 +14,7 @@ fn heading(frames: &[Frame]) -> Heading {
         blob_bytes: frames.last().map_or(0, |frame| frame.source.end + 8),
         data_bytes: frames.last().map_or(0, |frame| frame.data.end),
         index_source: IndexSource::Scan(Codec::Gzip),
-        bound_by: None,
+        bond: None,
     }
 }
 

@@ -1,5 +1,5 @@
 //! The artifact that holds the indexes of an image's layers: an OCI image manifest about the image's own, with a blob for each
-//! layer. Blobs of other kinds may be in it too; who does not know them passes over them.
+//! layer. Blobs of other kinds may be in it too, such as the profile of the image's starts; who does not know one passes over it.
 
 use std::collections::BTreeMap;
 
@@ -14,6 +14,9 @@ use crate::digest::{Digest, LayerDigest};
 pub const ARTIFACT_TYPE: &str = "application/vnd.oncefs.index.v1+json";
 /// Of a blob that [`super::pack`] has made.
 pub const LAYER_TYPE: &str = "application/vnd.oncefs.index.layer.v1+zstd";
+
+/// Of the profile of the image's starts. It is advice, and no signature covers it.
+pub const PROFILE_TYPE: &str = "application/vnd.oncefs.profile.v1";
 
 /// Of a layer's index: the layer.
 const LAYER: &str = "vnd.oncefs.index.layer";
@@ -62,6 +65,13 @@ pub struct Listed {
     pub size: u64,
 }
 
+/// The profile of an image's starts within an artifact.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ListedProfile {
+    pub digest: Digest,
+    pub size: u64,
+}
+
 /// What an artifact is about.
 #[derive(Debug, Clone)]
 pub struct Subject {
@@ -74,30 +84,24 @@ pub struct Subject {
 
 impl Artifact {
     /// Of these indexes, signed if there is a key.
-    pub fn new(subject: &Subject, indexes: &[Listed], key: Option<&SigningKey>) -> Self {
+    pub fn new(
+        subject: &Subject,
+        indexes: &[Listed],
+        profile: Option<&ListedProfile>,
+        key: Option<&SigningKey>,
+    ) -> Self {
         let layers = indexes.iter().map(|index| Descriptor {
-            media_type: LAYER_TYPE.to_owned(),
-            digest: index.digest,
-            size: index.size,
             annotations: [(LAYER.to_owned(), index.layer.to_string())].into(),
+            ..Descriptor::new(LAYER_TYPE, index.digest, index.size)
         });
-        let subject = Descriptor {
-            media_type: subject.media_type.clone(),
-            digest: subject.digest,
-            size: subject.size,
-            annotations: BTreeMap::new(),
-        };
+        let profile = profile.map(|profile| Descriptor::new(PROFILE_TYPE, profile.digest, profile.size));
+        let subject = Descriptor::new(&subject.media_type, subject.digest, subject.size);
         let mut artifact = Self {
             schema_version: 2,
             media_type: MANIFEST_TYPE.to_owned(),
             artifact_type: ARTIFACT_TYPE.to_owned(),
-            config: Descriptor {
-                media_type: EMPTY_TYPE.to_owned(),
-                digest: Digest::of(&EMPTY),
-                size: EMPTY.len() as u64,
-                annotations: BTreeMap::new(),
-            },
-            layers: layers.collect(),
+            config: Descriptor::new(EMPTY_TYPE, Digest::of(&EMPTY), EMPTY.len() as u64),
+            layers: layers.chain(profile).collect(),
             subject: Some(subject),
             annotations: BTreeMap::new(),
         };
@@ -131,6 +135,12 @@ impl Artifact {
         })
     }
 
+    /// The profile of the image's starts, if it has come along.
+    pub fn profile(&self) -> Option<ListedProfile> {
+        let blob = self.layers.iter().find(|blob| blob.media_type == PROFILE_TYPE)?;
+        Some(ListedProfile { digest: blob.digest, size: blob.size })
+    }
+
     /// Who of these has signed it.
     pub fn signer<'a>(&self, keys: &'a [PublicKey]) -> Option<&'a PublicKey> {
         let key = key_of(&self.annotations, keys)?;
@@ -142,6 +152,12 @@ impl Artifact {
     fn signed(&self) -> Vec<u8> {
         let lines = self.indexes().map(|index| format!("{} {} {}\n", index.layer, index.digest, index.size));
         std::iter::once(format!("{ARTIFACT_TYPE}\n")).chain(lines).collect::<String>().into_bytes()
+    }
+}
+
+impl Descriptor {
+    fn new(media_type: &str, digest: Digest, size: u64) -> Self {
+        Self { media_type: media_type.to_owned(), digest, size, annotations: BTreeMap::new() }
     }
 }
 
@@ -166,15 +182,17 @@ mod tests {
         let key = SigningKey::of_pem(PEM).unwrap();
         let keys = [key.public().unwrap()];
         let subject = Subject { media_type: MANIFEST_TYPE.to_owned(), digest: Digest::of(b"image"), size: 7 };
-        let artifact = Artifact::new(&subject, &[listed(1), listed(2)], Some(&key));
+        let profile = ListedProfile { digest: Digest::of(b"profile"), size: 7 };
+        let artifact = Artifact::new(&subject, &[listed(1), listed(2)], Some(&profile), Some(&key));
         let read = Artifact::read(&artifact.bytes()).unwrap();
         assert_eq!(read.bytes(), artifact.bytes());
         assert_eq!(read.indexes().collect::<Vec<_>>(), [listed(1), listed(2)]);
-        assert_eq!(read.signer(&keys), Some(&keys[0]));
+        assert_eq!((read.signer(&keys), read.profile()), (Some(&keys[0]), Some(profile)));
         assert_eq!(read.signer(&[]), None);
         // Another image may have the same layers; blobs of other kinds may be added.
         let mut other = read.clone();
         other.subject = None;
+        other.layers.retain(|blob| blob.media_type != PROFILE_TYPE);
         other.layers.push(Descriptor { media_type: "application/vnd.other".to_owned(), ..read.config.clone() });
         assert_eq!(other.signer(&keys), Some(&keys[0]));
         // Each part of what is signed counts.
@@ -182,7 +200,7 @@ mod tests {
             |artifact: &mut Artifact| artifact.layers[0].digest = Digest::of(b"x"),
             |artifact: &mut Artifact| artifact.layers[1].size += 1,
             |artifact: &mut Artifact| artifact.layers.swap(0, 1),
-            |artifact: &mut Artifact| drop(artifact.layers.pop()),
+            |artifact: &mut Artifact| drop(artifact.layers.remove(1)),
             |artifact: &mut Artifact| {
                 drop(artifact.layers[0].annotations.insert(LAYER.to_owned(), Digest::of(&[2]).to_string()))
             },
@@ -192,8 +210,8 @@ mod tests {
             change(&mut changed);
             assert_eq!(changed.signer(&keys), None);
         }
-        let unsigned = Artifact::new(&subject, &[listed(1)], None);
-        assert_eq!(unsigned.signer(&keys), None);
+        let unsigned = Artifact::new(&subject, &[listed(1)], None, None);
+        assert_eq!((unsigned.signer(&keys), unsigned.profile()), (None, None));
         assert!(Artifact::read(b"{}").is_none());
     }
 }

@@ -26,7 +26,7 @@ fn heading() -> Heading {
         blob_bytes: layer.size,
         data_bytes: DATA.len() as u64,
         index_source: IndexSource::Scan(Codec::Gzip),
-        bound_by: None,
+        bond: None,
     }
 }
 

@@ -113,7 +113,7 @@ impl<'a> Keeper<'a> {
             blob_bytes: layer.size,
             data_bytes: self.data.at,
             index_source: IndexSource::Scan(codec),
-            bound_by: None,
+            bond: None,
         };
         let (parser, draft) = match self.tree {
             Ok(tree) => tree,

@@ -51,10 +51,10 @@ impl Source for EStargz {
         layer.annotations.get(TOC_DIGEST).filter(|_| is_gzip)?.parse().ok()
     }
 
-    fn read<'a>(&'a self, wanted: &'a Wanted<'a>) -> BoxFuture<'a, Result<Option<Contents>, Fault>> {
+    fn read<'a>(&'a self, wanted: &'a Wanted<'a>, bound_by: Digest) -> BoxFuture<'a, Result<Option<Contents>, Fault>> {
         Box::pin(async move {
             let (packed, data_end) = fetch(wanted).await?;
-            let (bound_by, limits) = (wanted.bound_by, wanted.limits.clone());
+            let limits = wanted.limits.clone();
             let shape = Shape {
                 packing: Packing::Gzip,
                 data_end,

@@ -2,7 +2,7 @@
 //! beyond `index/` knows one from the other.
 //!
 //! An index is used only if the manifest binds it: a digest in the manifest covers it, and it covers each of its frames; or if a
-//! key that is believed here has signed it.
+//! key that is believed here has signed it. Whoever trusts registries gets also those that nobody vouches for.
 //! That says nothing of the blob as a whole, nor of the tar in it. One that is malformed, or would cost more than a scan may,
 //! is declined with the reason, and the layer is scanned.
 
@@ -20,12 +20,13 @@ use futures::future::BoxFuture;
 
 use crate::blob::{Beside, Blob, BlobError, Layered};
 use crate::digest::{Digest, Mismatch};
-use crate::index::frames::{Frame, FramesWriter, Heading, IndexSource};
+use crate::index::frames::{Bond, Frame, FramesWriter, Heading, IndexSource};
 use crate::index::published::signature::PublicKey;
 use crate::index::scan::{Limits, Parts};
 use crate::index::tree::draft::DraftError;
 use crate::index::tree::write::{self, Labels, WriteError};
 
+pub use published::candidates;
 #[doc(hidden)] // for fuzzing
 pub use soci::{Ztoc, read_ztoc};
 #[doc(hidden)]
@@ -43,7 +44,7 @@ trait Source: Sync {
 
     /// Fetches the index, in few requests and small ones, and reads it once it has the digest. `None`: it leaves the layer
     /// out.
-    fn read<'a>(&'a self, wanted: &'a Wanted<'a>) -> BoxFuture<'a, Result<Option<Contents>, Fault>>;
+    fn read<'a>(&'a self, wanted: &'a Wanted<'a>, bound_by: Digest) -> BoxFuture<'a, Result<Option<Contents>, Fault>>;
 }
 
 /// A layer whose index is looked for.
@@ -52,23 +53,26 @@ struct Wanted<'a> {
     blob: &'a dyn Blob,
     beside: &'a dyn Beside,
     limits: &'a Limits,
-    bound_by: Digest,
 }
 
-/// What binds an index to a layer. Two manifests that name one blob and bind it to different indexes do not both say the truth.
+/// Which index may come to be used for a layer. Two images that have different ones for one blob do not both say the truth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Binding {
-    pub source: IndexSource,
-    pub bond: Bond,
-}
-
-/// Why an index is believed. One that nothing stands behind is not used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Bond {
-    /// The manifest has this digest of it.
-    Manifest(Digest),
-    /// A key that is believed here has signed it, for this very layer.
+pub enum Binding {
+    /// The one that the manifest has this digest of.
+    Manifest(IndexSource, Digest),
+    /// Any that a key has signed which is believed here.
     Signature,
+    /// That too, or any that lies beside the image that is called so.
+    Referrer(Digest),
+}
+
+/// What is believed of indexes that no manifest binds.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Beliefs<'a> {
+    /// Those that one of these has signed.
+    pub keys: &'a [PublicKey],
+    /// Those that nobody has signed, too; the image is called so where it is noted whose they are.
+    pub unsigned: Option<Digest>,
 }
 
 /// What an index says, in oncefs's own words.
@@ -171,49 +175,60 @@ pub fn own_files(source: IndexSource) -> &'static [&'static str] {
 /// What the manifest binds to the layer, if it binds an index that can be read here.
 pub fn binding(layer: &Layered) -> Option<Binding> {
     let (source, digest) = bound(layer)?;
-    Some(Binding { source: source.kind(), bond: Bond::Manifest(digest) })
+    Some(Binding::Manifest(source.kind(), digest))
 }
-
-/// An index that may have been published and signed.
-pub const SIGNED: Binding = Binding { source: IndexSource::Published, bond: Bond::Signature };
 
 fn bound(layer: &Layered) -> Option<(&'static dyn Source, Digest)> {
     SOURCES.iter().find_map(|source| Some((*source, source.bound_by(layer)?)))
 }
 
-/// Reads the index that is bound to the layer, or else one that one of the keys has signed, and writes tree and frames into
+/// What was found, where, and why it is believed.
+type Found = (Contents, IndexSource, Bond);
+
+/// Reads the index that is bound to the layer, or else one beside the image that is believed, and writes tree and frames into
 /// `parts`; the data file becomes one hole. There is none, or it leaves the layer out: `None`. Must be called inside a tokio
 /// runtime.
 pub async fn read(
     layer: &Layered,
     blob: &dyn Blob,
     beside: &dyn Beside,
-    keys: &[PublicKey],
+    beliefs: &Beliefs<'_>,
     parts: &Parts,
     limits: &Limits,
 ) -> Result<Option<Indexed>, Declined> {
-    let (kind, source) = match bound(layer) {
-        Some((source, digest)) => (source.kind(), Some((source, digest))),
-        None if keys.is_empty() => return Ok(None),
-        None => (SIGNED.source, None),
-    };
-    let bound_by = source.map_or(layer.digest.0, |(_, digest)| digest);
-    let wanted = Wanted { layer, blob, beside, limits, bound_by };
-    let read = async {
-        let found = match source {
-            Some((source, digest)) => source.read(&wanted).await?.map(|contents| (contents, digest)),
-            None => published::signed(&wanted, keys).await?,
-        };
-        let Some((contents, bound_by)) = found else { return Ok(None) };
-        let (layer, parts) = (layer.clone(), parts.try_clone().map_err(Fault::Disk)?);
-        aside(move || write(&layer, (kind, bound_by), &contents, &parts)).await.map(Some)
-    };
-    read.await.map_err(|cause| Declined { source_kind: kind, cause })
+    let wanted = Wanted { layer, blob, beside, limits };
+    let Some((contents, source_kind, bond)) = find(&wanted, beliefs).await? else { return Ok(None) };
+    let declined = |cause| Declined { source_kind, cause };
+    let (layer, parts) = (layer.clone(), parts.try_clone().map_err(Fault::Disk).map_err(declined)?);
+    let written = aside(move || write(&layer, (source_kind, bond), &contents, &parts)).await;
+    written.map(Some).map_err(declined)
+}
+
+async fn find(wanted: &Wanted<'_>, beliefs: &Beliefs<'_>) -> Result<Option<Found>, Declined> {
+    let declined = |source_kind: IndexSource| move |cause| Declined { source_kind, cause };
+    if let Some((source, digest)) = bound(wanted.layer) {
+        let read = source.read(wanted, digest).await.map_err(declined(source.kind()))?;
+        return Ok(read.map(|contents| (contents, source.kind(), Bond::Manifest(digest))));
+    }
+    if beliefs.keys.is_empty() && beliefs.unsigned.is_none() {
+        return Ok(None);
+    }
+    let published = published::beside_image(wanted, beliefs).await.map_err(declined(IndexSource::Published));
+    match (published, beliefs.unsigned) {
+        (Ok(Some((contents, bond))), _) => Ok(Some((contents, IndexSource::Published, bond))),
+        (published, None) => published.map(|_none| None),
+        (published, Some(image)) => match soci::beside_image(wanted).await {
+            Ok(Some(contents)) => Ok(Some((contents, IndexSource::Soci, Bond::Referrer(image)))),
+            // What was found first is worth more words.
+            Ok(None) => published.map(|_none| None),
+            Err(cause) => published.and(Err(declined(IndexSource::Soci)(cause))),
+        },
+    }
 }
 
 fn write(
     layer: &Layered,
-    (index_source, bound_by): (IndexSource, Digest),
+    (index_source, bond): (IndexSource, Bond),
     contents: &Contents,
     parts: &Parts,
 ) -> Result<Indexed, Fault> {
@@ -224,7 +239,7 @@ fn write(
         blob_bytes: layer.size,
         data_bytes: *data_bytes,
         index_source,
-        bound_by: Some(bound_by),
+        bond: Some(bond),
     };
     let labels = Labels { diff_id: layer.diff_id, data_bytes: *data_bytes };
     write::write(tree, &labels, &parts.tree).map_err(Fault::Tree)?;

@@ -65,7 +65,7 @@ impl Source for ZstdChunked {
         layer.annotations.get(dialect(layer)?.checksum)?.parse().ok()
     }
 
-    fn read<'a>(&'a self, wanted: &'a Wanted<'a>) -> BoxFuture<'a, Result<Option<Contents>, Fault>> {
+    fn read<'a>(&'a self, wanted: &'a Wanted<'a>, bound_by: Digest) -> BoxFuture<'a, Result<Option<Contents>, Fault>> {
         Box::pin(async move {
             let layer = wanted.layer;
             let dialect = dialect(layer).ok_or(Fault::Format("the layer has no annotation with its position"))?;
@@ -79,7 +79,7 @@ impl Source for ZstdChunked {
                 hidden: dialect.hidden,
                 landmarks: dialect.landmarks,
             };
-            let (bound_by, limits) = (wanted.bound_by, wanted.limits.clone());
+            let limits = wanted.limits.clone();
             aside(move || {
                 let table = check(table, &bound_by)?;
                 let json = unpack(Codec::Zstd, table.get(), bytes)?;

@@ -173,6 +173,9 @@ impl Shared {
         if path == "/v2/" {
             return head(&stream, 200, "", 0);
         }
+        if path.contains("/referrers/") {
+            return head(&stream, 404, "", 0); // as one that has only the tag
+        }
         let (fault, found) = {
             let mut state = self.state.lock();
             if request.method == "GET" {

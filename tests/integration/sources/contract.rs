@@ -8,7 +8,7 @@ use oncefs::blob::Layered;
 use oncefs::index::frames::{FrameId, IndexSource};
 
 use super::from_memory::scanned;
-use super::made::{Indexed, convert, converted, original, plain, repacked, with_soci};
+use super::made::{Indexed, beside_soci, convert, converted, original, plain, repacked, with_soci};
 use super::ztocs::{SPANS, with_first_checkpoint_implied};
 use crate::cli::image::{Image, Layer, Tar};
 use crate::index::made::program;
@@ -42,6 +42,7 @@ fn make() -> Vec<Disguise> {
         ("SOCI", soci, with_soci(&original(), &SPANS)),
         ("SOCI, one span", soci, with_soci(&original(), &["--min-layer-size", "100"])),
         ("SOCI, the first checkpoint implied", soci, with_first_checkpoint_implied()),
+        ("SOCI, version 1", soci, beside_soci(&original(), &SPANS)),
         ("SOCI of tars that are not packed", soci, with_soci(&plain(), &SPANS)),
     ]
 }

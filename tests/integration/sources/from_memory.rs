@@ -9,7 +9,7 @@ use oncefs::digest::{Checked, DiffId, Digest, FrameDigest, LayerDigest, check_fr
 use oncefs::index::codec;
 use oncefs::index::frames::{Frame, FrameId, Frames};
 use oncefs::index::scan::Limits;
-use oncefs::index::sources::{self, Declined};
+use oncefs::index::sources::{self, Beliefs, Declined};
 use oncefs::index::tree::read::Tree;
 use oncefs::index::tree::{Kind, Nid, Place};
 
@@ -47,7 +47,9 @@ impl Indexed {
     pub(crate) fn index_of(&self, n: usize) -> Result<Option<(Tree, Frames)>, Declined> {
         let (blob, parts) = (made::in_memory(self.layer(n)), made::parts());
         let layer = self.layered(n);
-        let read = made::block_on(sources::read(&layer, &blob, self, &[], &parts, &Limits::default()))?;
+        // Whatever lies beside the image is believed.
+        let beliefs = Beliefs { keys: &[], unsigned: Some(Digest::of(self.manifest.to_string().as_bytes())) };
+        let read = made::block_on(sources::read(&layer, &blob, self, &beliefs, &parts, &Limits::default()))?;
         let opened = |_| (Tree::open(&parts.tree).unwrap(), Frames::open(&parts.frames).unwrap());
         Ok(read.map(opened))
     }
@@ -141,6 +143,14 @@ impl Beside for Indexed {
     }
 
     fn referrers(&self) -> BoxFuture<'_, Result<Arc<[Referrer]>, BlobError>> {
-        Box::pin(async { Ok([].into()) })
+        let index = self.index.as_ref().filter(|index| index["subject"].is_object());
+        let of_index = |index: &serde_json::Value| {
+            let bytes = index.to_string().into_bytes();
+            let artifact_type = index["config"]["mediaType"].as_str().unwrap().to_owned();
+            let (digest, size) = (Digest::of(&bytes), bytes.len() as u64);
+            Referrer { digest, size, artifact_type, annotations: Default::default() }
+        };
+        let referrers = index.into_iter().map(of_index).collect();
+        Box::pin(async move { Ok(referrers) })
     }
 }

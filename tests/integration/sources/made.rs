@@ -25,6 +25,8 @@ pub(crate) struct Indexed {
     pub(crate) tables: Option<Value>,
 }
 
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+
 /// What stands after that image's tag.
 pub(crate) const TABLES_ENDING: &str = "-esgztoc";
 
@@ -160,8 +162,12 @@ impl Indexed {
         registry.put(tag, MANIFEST, &manifest);
         registry.put(&Digest::of(&manifest).to_string(), MANIFEST, &manifest);
         if let Some(index) = &self.index {
-            let index = index.to_string().into_bytes();
-            registry.put(&Digest::of(&index).to_string(), MANIFEST, &index);
+            let document = index.to_string();
+            if index["subject"].is_object() {
+                self.put_beside(registry, index["config"]["mediaType"].as_str().unwrap(), document.as_bytes());
+            } else {
+                registry.put(&Digest::of(document.as_bytes()).to_string(), MANIFEST, document.as_bytes());
+            }
         }
         if let Some(tables) = &self.tables {
             registry.put(&format!("{tag}{TABLES_ENDING}"), MANIFEST, tables.to_string().as_bytes());
@@ -171,10 +177,23 @@ impl Indexed {
         }
     }
 
-    /// Has the image's manifest name the index.
+    /// Puts a manifest beside the image's, under the tag that stands in for the referrers API.
+    pub(crate) fn put_beside(&self, registry: &Registry, artifact_type: &str, document: &[u8]) {
+        let digest = Digest::of(document).to_string();
+        registry.put(&digest, MANIFEST, document);
+        let listed = serde_json::json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [
+            {"mediaType": MANIFEST, "digest": digest, "size": document.len(), "artifactType": artifact_type}]});
+        let tag = Digest::of(self.manifest.to_string().as_bytes()).to_string().replace(':', "-");
+        registry.put(&tag, INDEX, listed.to_string().as_bytes());
+    }
+
+    /// Has the image's manifest name the index, unless the index names the image.
     pub(crate) fn bind_index(&mut self) {
-        let index = self.index.as_ref().unwrap().to_string();
-        let digest = Digest::of(index.as_bytes()).to_string();
+        let index = self.index.as_ref().unwrap();
+        if index["subject"].is_object() {
+            return;
+        }
+        let digest = Digest::of(index.to_string().as_bytes()).to_string();
         self.manifest["annotations"] = serde_json::json!({"com.amazon.soci.index-digest": digest});
     }
 
@@ -250,6 +269,16 @@ pub(crate) fn convert(image: &Image, options: &[&str]) -> Indexed {
 /// The image with what soci makes of it with these options, bound by the manifest as version 2 of the format has it. The ztocs
 /// are soci's own; the release at hand writes manifests of version 1 only.
 pub(crate) fn with_soci(image: &Image, options: &[&str]) -> Indexed {
+    let mut indexed = beside_soci(image, options);
+    let index = indexed.index.as_mut().unwrap();
+    index.as_object_mut().unwrap().remove("subject");
+    index["config"]["mediaType"] = "application/vnd.amazon.soci.index.v2+json".into();
+    indexed.bind_index();
+    indexed
+}
+
+/// The image with what soci makes of it with these options beside it: version 1 of the format.
+pub(crate) fn beside_soci(image: &Image, options: &[&str]) -> Indexed {
     let workshop = Workshop::open();
     let name = "oncefs.test/image:original";
     workshop.import(image, name);
@@ -271,10 +300,10 @@ pub(crate) fn with_soci(image: &Image, options: &[&str]) -> Indexed {
             _ => drop(indexed.blobs.insert(Digest::of(&bytes).to_string(), bytes)),
         }
     }
-    let index = indexed.index.as_mut().unwrap();
-    index.as_object_mut().unwrap().remove("subject");
-    index["config"]["mediaType"] = "application/vnd.amazon.soci.index.v2+json".into();
-    indexed.bind_index();
+    let about = &mut indexed.index.as_mut().unwrap()["subject"]["digest"];
+    assert_eq!(*about, image.manifest_digest().to_string());
+    // The manifest is written anew here, with its keys in another order.
+    *about = Digest::of(indexed.manifest.to_string().as_bytes()).to_string().into();
     indexed
 }
 

@@ -1,5 +1,6 @@
 //! Images with indexes that other programs made: what is shown of them, what is fetched, and what is not believed.
 
+mod beside;
 mod completing;
 mod contract;
 mod estargz;

@@ -11,7 +11,8 @@ use crate::cli::registry::Fault;
 
 #[test]
 fn a_turned_bit_in_a_frame_of_any_source_is_an_error_that_says_where_it_came_from() {
-    for (name, _, image) in all() {
+    // What nothing binds is judged as a whole, too: see `beside`.
+    for (name, _, image) in all().iter().filter(|(name, ..)| *name != "SOCI, version 1") {
         let (tree, frames) = image.index_of(0).unwrap().unwrap();
         let (large, _) = tree.lookup(tree.root(), b"large").unwrap().unwrap();
         let Place::Data(at) = tree.extent(large, 2_500_000).unwrap().place else { panic!("{name}: where is it?") };

@@ -16,7 +16,8 @@ fn u32_at(bytes: &[u8], at: usize) -> usize {
 
 /// Where the offset to what a table's field holds is.
 fn field(bytes: &[u8], table: usize, number: usize) -> usize {
-    let vtable = table - u32_at(bytes, table);
+    // It may lie behind the table.
+    let vtable = table.checked_add_signed(-(u32_at(bytes, table) as u32 as i32) as isize).unwrap();
     table + usize::from(u16::from_le_bytes(*bytes[vtable + 4 + 2 * number..].first_chunk().unwrap()))
 }
 
@@ -61,6 +62,23 @@ impl Indexed {
         }
         self.bind_index();
     }
+}
+
+/// The ztoc with another mode of this entry.
+pub(crate) fn with_mode(ztoc: &[u8], entry: &str, mode: u64) -> Vec<u8> {
+    let follow = |at: usize| at + u32_at(ztoc, at);
+    let toc = follow(field(ztoc, follow(0), 4));
+    let list = follow(field(ztoc, toc, 0));
+    let entries = (0..u32_at(ztoc, list)).map(|n| follow(list + 4 + 4 * n));
+    let is_it = |at: &usize| {
+        let name = follow(field(ztoc, *at, 0));
+        &ztoc[name + 4..][..u32_at(ztoc, name)] == entry.as_bytes()
+    };
+    let mut made = ztoc.to_vec();
+    if let Some(at) = entries.clone().find(is_it).map(|at| field(ztoc, at, 5)) {
+        made[at..at + 8].copy_from_slice(&mode.to_le_bytes());
+    }
+    made
 }
 
 /// The original with an index whose ztocs leave out the first checkpoint.

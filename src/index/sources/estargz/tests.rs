@@ -40,9 +40,9 @@ fn read(blob: Vec<u8>, bound_by: Digest) -> Result<Contents, Fault> {
         annotations: BTreeMap::new(),
     };
     let (blob, limits) = (InMemory(blob.into()), Limits::default());
-    let wanted = Wanted { layer: &layer, blob: &blob, beside: &Nothing, limits: &limits, bound_by };
+    let wanted = Wanted { layer: &layer, blob: &blob, beside: &Nothing, limits: &limits };
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    runtime.block_on(EStargz.read(&wanted)).map(Option::unwrap)
+    runtime.block_on(EStargz.read(&wanted, bound_by)).map(Option::unwrap)
 }
 
 const EMPTY: &[u8] = br#"{"version": 1, "entries": []}"#;

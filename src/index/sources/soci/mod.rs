@@ -1,5 +1,6 @@
-//! SOCI (soci-snapshotter, docs/soci-index-manifest-v2.md): an index beside the image, which the image's manifest names. It
-//! is a manifest whose layers are ztocs, one for each of the image's layers that is worth it, and what else it says of them.
+//! SOCI (soci-snapshotter, docs/soci-index-manifest-v2.md): an index beside the image, which the image's manifest names; in
+//! version 1 the index names the image, and nothing binds it. It is a manifest whose layers are ztocs, one for each of the image's
+//! layers that is worth it, and what else it says of them.
 
 mod flat;
 mod prefetch;
@@ -22,6 +23,8 @@ pub(super) struct Soci;
 
 /// What the image's manifest calls its index, kept with each of its layers.
 const INDEX_DIGEST: &str = "com.amazon.soci.index-digest";
+/// What an index is that refers to the image.
+const VERSION_1: &str = "application/vnd.amazon.soci.index.v1+json";
 /// What the index calls the layer that a ztoc is of.
 const LAYER_DIGEST: &str = "com.amazon.soci.image-layer-digest";
 
@@ -54,27 +57,37 @@ impl Source for Soci {
         layer.annotations.get(INDEX_DIGEST)?.parse().ok()
     }
 
-    fn read<'a>(&'a self, wanted: &'a Wanted<'a>) -> BoxFuture<'a, Result<Option<Contents>, Fault>> {
-        Box::pin(async move {
-            let layer = wanted.layer;
-            let index = wanted.beside.manifest(wanted.bound_by).await?;
-            let index: IndexText = serde_json::from_slice(&index)?;
-            // Small layers are left out, and those that are no gzip.
-            let ztoc = index.of_layer(layer.digest, |media_type| !is_prefetch(media_type)).next();
-            let Some((digest, size)) = ztoc else { return Ok(None) };
-            if size > ZTOC_BYTES_MAX {
-                return Err(Fault::TooLarge(ZTOC_BYTES_MAX));
-            }
-            let bytes = check(wanted.beside.blob(digest, size).await?, &digest)?;
-            let (blob_bytes, limits) = (layer.size, wanted.limits.clone());
-            let mut ztoc = aside(move || read_ztoc(bytes.get(), blob_bytes, &limits)).await?;
-            if ztoc.assumes_short_header {
-                check_header(wanted).await?;
-            }
-            ztoc.contents.wanted_first = wanted_first(wanted, &index, &ztoc.frames_before).await;
-            Ok(Some(ztoc.contents))
-        })
+    fn read<'a>(&'a self, wanted: &'a Wanted<'a>, bound_by: Digest) -> BoxFuture<'a, Result<Option<Contents>, Fault>> {
+        Box::pin(read_index(wanted, bound_by))
     }
+}
+
+/// What version 1 has about the image: the first such index that its registry lists, as the format's own programs do.
+pub(super) async fn beside_image(wanted: &Wanted<'_>) -> Result<Option<Contents>, Fault> {
+    let referrers = wanted.beside.referrers().await?;
+    match referrers.iter().find(|one| one.artifact_type == VERSION_1) {
+        Some(index) => read_index(wanted, index.digest).await,
+        None => Ok(None),
+    }
+}
+
+async fn read_index(wanted: &Wanted<'_>, index: Digest) -> Result<Option<Contents>, Fault> {
+    let layer = wanted.layer;
+    let index: IndexText = serde_json::from_slice(&wanted.beside.manifest(index).await?)?;
+    // Small layers are left out, and those that are no gzip.
+    let ztoc = index.of_layer(layer.digest, |media_type| !is_prefetch(media_type)).next();
+    let Some((digest, size)) = ztoc else { return Ok(None) };
+    if size > ZTOC_BYTES_MAX {
+        return Err(Fault::TooLarge(ZTOC_BYTES_MAX));
+    }
+    let bytes = check(wanted.beside.blob(digest, size).await?, &digest)?;
+    let (blob_bytes, limits) = (layer.size, wanted.limits.clone());
+    let mut ztoc = aside(move || read_ztoc(bytes.get(), blob_bytes, &limits)).await?;
+    if ztoc.assumes_short_header {
+        check_header(wanted).await?;
+    }
+    ztoc.contents.wanted_first = wanted_first(wanted, &index, &ztoc.frames_before).await;
+    Ok(Some(ztoc.contents))
 }
 
 impl IndexText {
