@@ -97,8 +97,12 @@ fn what_differs_is_named_by_its_key() {
 const COMMENTED: &str = include_str!("../../docs/config.toml");
 
 /// Keys that have no default, and so an example.
-const WITHOUT_DEFAULT: [&str; 3] =
-    ["metrics.listen", "registry.kubelet_credential_provider_bin_dir", "registry.kubelet_credential_providers"];
+const WITHOUT_DEFAULT: [&str; 4] = [
+    "index.signing_key",
+    "metrics.listen",
+    "registry.kubelet_credential_provider_bin_dir",
+    "registry.kubelet_credential_providers",
+];
 
 /// Every key below a table as `section.key = value`.
 fn keys(table: &toml::Table, below: &str, into: &mut BTreeMap<String, String>) {

@@ -40,7 +40,9 @@ pub(super) fn of_publish(error: &PublishError) -> Failure {
         PublishError::Store(_) | PublishError::Pack { .. } => FailureKind::Store,
         PublishError::NoTag => FailureKind::Usage,
         PublishError::Manifest => FailureKind::Corrupt,
-        PublishError::NoLayers | PublishError::Stopping => FailureKind::Other,
+        PublishError::NoLayers | PublishError::Key { .. } | PublishError::KeyFile { .. } | PublishError::Stopping => {
+            FailureKind::Other
+        }
     };
     failure(kind, error)
 }

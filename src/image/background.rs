@@ -22,8 +22,8 @@ use crate::sync::{Arc, Mutex, spawn};
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
 /// Readers are quiet when none has waited for so long: the pauses within the start of a container are shorter.
-const QUIET: Duration = Duration::from_secs(3);
-const QUIET_LOOK: Duration = Duration::from_millis(250);
+pub(super) const QUIET: Duration = Duration::from_secs(3);
+pub(super) const QUIET_LOOK: Duration = Duration::from_millis(250);
 
 /// A layer whose pass failed is left alone for this long; its source may be away.
 const AFTER_FAILURE: Duration = Duration::from_secs(60);

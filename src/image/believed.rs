@@ -1,12 +1,43 @@
 //! Which indexes that were not made here are believed.
 
-use super::{Image, IndexConfig, Trust};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::Image;
+use super::publishing::Publish;
 use crate::blob::Layered;
 use crate::digest::Digest;
 use crate::index::frames::{Bond, Heading, IndexSource};
 use crate::index::published::signature::PublicKey;
 use crate::index::sources::{self, Beliefs, Binding};
 use crate::sync::Arc;
+
+/// What a user may set about indexes: those that others have made, and those that are made for others.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct IndexConfig {
+    pub trust: Trust,
+    /// Whose signatures of published indexes are believed.
+    pub keys: Vec<PublicKey>,
+    /// Whether what a scan here finds out is published by itself.
+    pub publish: Publish,
+    /// An Ed25519 private key in PEM: what is published by itself is signed with it.
+    pub signing_key: Option<PathBuf>,
+}
+
+/// Which indexes are used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Trust {
+    /// None but this node's own: every layer is scanned.
+    None,
+    /// Those that a digest in the image's manifest covers, and published ones that a key of the configuration has signed.
+    #[default]
+    Bound,
+    /// The same; and all of a layer is compared with its index in the background.
+    Registry,
+}
 
 /// What the configuration says of it. Clones share it.
 #[derive(Debug, Clone, Default)]
@@ -111,7 +142,9 @@ mod tests {
         let ours = image("app", b"manifest");
         let unsigned = heading(Bond::Referrer(called(&ours)));
         let signed = heading(Bond::Signature(key.id()));
-        let believed = |trust, keys: &[PublicKey]| Believed::new(&IndexConfig { trust, keys: keys.to_vec() });
+        let believed = |trust, keys: &[PublicKey]| {
+            Believed::new(&IndexConfig { trust, keys: keys.to_vec(), ..IndexConfig::default() })
+        };
         let registry = believed(Trust::Registry, &[]);
         assert!(registry.believes(&unsigned, &ours, &layer()));
         for other in [image("app", b"another"), image("attacker/app", b"manifest")] {

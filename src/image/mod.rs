@@ -13,6 +13,7 @@ mod declines;
 mod layer;
 mod progress;
 mod publish;
+mod publishing;
 mod referrers;
 mod refusals;
 mod resolve;
@@ -28,7 +29,6 @@ use tokio::sync::{Semaphore, watch};
 use crate::blob::{Layered, Origin};
 use crate::digest::{ChainId, Digest, LayerDigest};
 use crate::flight::{Failed, Flight};
-use crate::index::published::signature::PublicKey;
 use crate::index::scan::Limits;
 use crate::index::sources::Binding;
 use crate::registry::{Registry, RegistryError};
@@ -38,11 +38,13 @@ use crate::sync::{Arc, Mutex};
 use crate::view::{LayerSlot, Lower, View, ViewError, ViewSlot};
 
 pub use background::CompletionCounts;
+pub use believed::{IndexConfig, Trust};
 pub use cache::{Pinned, Prune, Pruned};
 pub use chains::{ChainError, ChainSource, ChainUsage, ChainWanted, ClaimedImage, Held, Search};
 pub use layer::Need;
 pub use progress::{LayerState, LayerStatus};
 pub use publish::{PublishError, PublishedIndex, Pushed, Verdict};
+pub use publishing::Publish;
 pub use resolve::Asker;
 pub use starts::{ProfileConfig, Start};
 
@@ -51,6 +53,7 @@ use believed::Believed;
 use chains::{Found, Ledger, Quiet};
 use declines::Declines;
 use progress::Progresses;
+use publishing::Publishing;
 use referrers::Referrers;
 use refusals::Refusals;
 use starts::Starts;
@@ -67,28 +70,6 @@ pub struct Config {
     pub concurrent_layers: usize,
     /// What a layer may cost at most before it is refused.
     pub limits: Limits,
-}
-
-/// What a user may set about indexes that others have made.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct IndexConfig {
-    pub trust: Trust,
-    /// Whose signatures of published indexes are believed.
-    pub keys: Vec<PublicKey>,
-}
-
-/// Which indexes are used.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Trust {
-    /// None but this node's own: every layer is scanned.
-    None,
-    /// Those that a digest in the image's manifest covers, and published ones that a key of the configuration has signed.
-    #[default]
-    Bound,
-    /// The same; and all of a layer is compared with its index in the background.
-    Registry,
 }
 
 /// Images of one node. Clones share everything.
@@ -185,6 +166,7 @@ struct Shared {
     freed: watch::Sender<()>,
     failed_scans: AtomicU64,
     completing: Completing,
+    publishing: Publishing,
 }
 
 // === impl Config ===
@@ -225,6 +207,7 @@ impl Images {
             freed: watch::Sender::default(),
             failed_scans: AtomicU64::new(0),
             completing: Completing::default(),
+            publishing: Publishing::new(index),
         };
         let images = Self { shared: Arc::new(shared) };
         images.recall();
@@ -245,7 +228,9 @@ impl Images {
 
     /// All layers of the image, bottom first, each verified: what has not been is scanned. The first that fails ends it.
     pub async fn layers(&self, image: &Arc<Image>) -> Result<Vec<Arc<Layer>>, ImageFailed> {
-        self.first_layers(image, image.layers.len(), Need::Verified).await
+        let layers = self.first_layers(image, image.layers.len(), Need::Verified).await?;
+        self.publish_by_itself(image);
+        Ok(layers)
     }
 
     async fn first_layers(
@@ -283,6 +268,7 @@ impl Images {
                 Ok(opened) => {
                     self.serve_with(chain, &image);
                     self.started(&image, length, starting, &opened);
+                    self.publish_by_itself(&image);
                     return Ok(opened);
                 }
                 Err(error) => drop(first_error.get_or_insert(error)),

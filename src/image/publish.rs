@@ -1,5 +1,7 @@
 //! Publishing what a scan here has found out of an image's layers, and looking after what was published.
 
+use std::path::PathBuf;
+
 use bytes::Bytes;
 
 use super::{Image, ImageError, Images};
@@ -8,7 +10,7 @@ use crate::digest::{Digest, LayerDigest, check};
 use crate::image::beside::BesideImage;
 use crate::index::profile::Profile;
 use crate::index::published::artifact::{ARTIFACT_TYPE, Artifact, EMPTY, Listed, ListedProfile, Subject};
-use crate::index::published::signature::{PublicKey, SigningKey};
+use crate::index::published::signature::{KeyError, PublicKey, SigningKey};
 use crate::index::published::{PACKED_BYTES_MAX, PackError, pack, unpack};
 use crate::index::sources::Fault;
 use crate::registry::RegistryError;
@@ -54,6 +56,10 @@ pub enum PublishError {
     NoTag,
     #[error("the image's manifest does not name the layers that it was resolved to")]
     Manifest,
+    #[error("the key {} cannot be used", path.display())]
+    Key { path: PathBuf, source: KeyError },
+    #[error("the key {} cannot be read", path.display())]
+    KeyFile { path: PathBuf, source: std::io::Error },
     #[error("oncefs is stopping")]
     Stopping,
 }
@@ -63,12 +69,22 @@ impl Images {
     /// again sends nothing again.
     pub async fn publish(&self, image: &Arc<Image>, key: Option<&SigningKey>) -> Result<Pushed, PublishError> {
         let (indexes, sent_bytes) = self.push_indexes(image, &image.origin).await?;
+        let index = self.publish_listed(image, indexes, key).await?;
+        tracing::info!(image = image.reference, index = %index.digest, sent_bytes, "index published");
+        Ok(Pushed { index, sent_bytes })
+    }
+
+    /// The artifact of indexes whose blobs are beside the image already.
+    pub(super) async fn publish_listed(
+        &self,
+        image: &Image,
+        indexes: Vec<Listed>,
+        key: Option<&SigningKey>,
+    ) -> Result<PublishedIndex, PublishError> {
         let manifest = self.shared.registry.manifest(image.manifest_digest, &image.origin).await?;
         let (media_type, size) = (image.media_type.clone(), manifest.len() as u64);
         let subject = Subject { media_type, digest: image.manifest_digest, size };
-        let index = self.push_artifact(image, &subject, indexes, key, &image.origin).await?;
-        tracing::info!(image = image.reference, index = %index.digest, sent_bytes, "index published");
-        Ok(Pushed { index, sent_bytes })
+        self.push_artifact(image, &subject, indexes, key, &image.origin).await
     }
 
     /// The index of each layer as a blob there, and how many bytes had to be sent.

@@ -130,10 +130,13 @@ impl Images {
         if config.record_secs > 0 && starts.watch(&watched) {
             opened.layers.values().for_each(|layer| watched.recording.follow(layer));
             let (shared, manifest) = (Arc::downgrade(&self.shared), image.manifest_digest);
+            let image = image.clone();
             crate::sync::spawn(async move {
                 tokio::time::sleep(Duration::from_secs(config.record_secs)).await;
                 let Some(shared) = shared.upgrade() else { return };
+                let images = Images { shared: shared.clone() };
                 let _ends_with_the_process = tokio::task::spawn_blocking(move || shared.end_start(&manifest)).await;
+                images.publish_profile(&image);
             });
         }
         if config.ahead_bytes_max > 0 {

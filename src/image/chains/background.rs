@@ -34,7 +34,10 @@ impl Images {
             tokio::select! {
                 biased;
                 _dropped = left => {}
-                () = images.scan_all(&image) => images.scanned(&key, number),
+                () = images.scan_all(&image) => {
+                    images.scanned(&key, number);
+                    images.publish_by_itself(&image);
+                }
             }
         });
     }

@@ -40,7 +40,7 @@ struct Shared {
     ended: AtomicBool,
 }
 
-/// Keys are the last part of a path: a digest or a tag.
+/// Keys are the last part of a path: a digest or a tag; nothing for the begin of an upload.
 #[derive(Default)]
 struct State {
     content: HashMap<String, (String, Vec<u8>)>,
@@ -178,7 +178,7 @@ impl Shared {
         }
         let (fault, found) = {
             let mut state = self.state.lock();
-            if request.method == "GET" {
+            if matches!(request.method.as_str(), "GET" | "POST") {
                 state.requests.entry(key.clone()).or_default().requests += 1;
             }
             (state.faults.get(&key).copied(), state.content.get(&key).cloned())

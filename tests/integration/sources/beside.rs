@@ -94,7 +94,7 @@ fn what_lies_beside_an_image_and_is_not_true_is_quarantined_and_the_layer_scanne
         // The only one that has this mode.
         tree.inodes.iter_mut().filter(|inode| inode.mode & 0o7777 == 0o640).for_each(|inode| inode.mode |= 0o4000);
     };
-    let (other_mode, other_span) = ("/with-attributes has another mode", "not what its index says");
+    let (other_mode, other_span) = ("/with-attributes has another mode", "quarantined, its index was wrong");
     let told = [(v1.registry(), other_mode), (own(&set_user_id), other_mode), (own(&|_| {}), other_span)];
     for (registry, told) in told {
         let node = Node::new();

@@ -1,6 +1,7 @@
 //! Bounds of what is fetched: by bytes and requests in a second, and by whether readers wait. The registry is the witness: what it has
 //! sent until now is compared with what may have passed until then, so a slow machine changes nothing.
 
+use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::time::Instant;
 
@@ -65,7 +66,9 @@ impl Stalled {
             node.status()["mounts"][0]["image"]["layers"][1]["waiting"]["count"].as_u64().is_some_and(|count| count > 0)
         });
         node.configure(&format!("[fetch]\nbackground = \"{background}\"\n"));
-        node.processes().into_iter().for_each(|pid| kill_process(pid, Signal::HUP).unwrap());
+        // Who listens there.
+        let socket = UnixStream::connect(node.run().join("control.sock")).unwrap();
+        kill_process(rustix::net::sockopt::socket_peercred(socket).unwrap().pid, Signal::HUP).unwrap();
         let log = || std::fs::read_to_string(node.run().join("oncefs.log")).unwrap();
         until("the configuration is read", || log().contains("configuration read again"));
         Self { node, registry, reader, image }

@@ -138,24 +138,33 @@ fn entries_in_another_order_and_a_footer_that_disagrees_change_nothing() {
     }
 }
 
-/// Layers whose prioritised files come first, as ctr-remote writes them for a record of what a container reads.
+/// A layer whose files `a`, `b` and `c` follow one another.
+fn three_files() -> Image {
+    let tar = Tar::new().file("a", &program(1, 9_000)).file("b", &program(2, 9_000)).file("c", &program(3, 9_000));
+    Image::of(&[Layer::gzip(&tar.done())])
+}
+
+/// The same whose prioritised files, `c` and `b`, come first, as ctr-remote writes them for a record of what a container reads; and
+/// the one that is not.
+pub(crate) fn prioritised(kind: &str) -> (Indexed, &'static str) {
+    let (image, dir) = (three_files(), tempfile::tempdir().unwrap());
+    let record = dir.path().join("record.json");
+    let lines = ["c", "b"].map(|path| {
+        let manifest = image.manifest_digest();
+        serde_json::json!({"path": path, "manifestDigest": manifest.to_string(), "layerIndex": 0}).to_string()
+    });
+    std::fs::write(&record, lines.join("\n")).unwrap();
+    let (format, record) = (format!("--{kind}"), format!("--{kind}-record-in={}", record.display()));
+    (convert(&image, &[&format, &record]), "a")
+}
+
 #[test]
 fn what_lies_before_the_landmark_is_wanted_first() {
-    let tar = Tar::new().file("a", &program(1, 9_000)).file("b", &program(2, 9_000)).file("c", &program(3, 9_000));
-    let image = Image::of(&[Layer::gzip(&tar.done())]);
     for kind in ["estargz", "zstdchunked"] {
-        let dir = tempfile::tempdir().unwrap();
-        let record = dir.path().join("record.json");
-        let lines = ["c", "b"].map(|path| {
-            let manifest = image.manifest_digest();
-            serde_json::json!({"path": path, "manifestDigest": manifest.to_string(), "layerIndex": 0}).to_string()
-        });
-        std::fs::write(&record, lines.join("\n")).unwrap();
-        let (format, record) = (format!("--{kind}"), format!("--{kind}-record-in={}", record.display()));
-        let prioritised = convert(&image, &[&format, &record]);
+        let (prioritised, _) = prioritised(kind);
         let (_, frames) = prioritised.index_of(0).unwrap().unwrap();
         assert_eq!((frames.wanted_first(), frames.len()), (Some(vec![0..2; 1]), 3), "{kind}");
-        let without = convert(&image, &[&format]);
+        let without = convert(&three_files(), &[&format!("--{kind}")]);
         assert_eq!(without.index_of(0).unwrap().unwrap().1.wanted_first(), Some(vec![]), "{kind}");
     }
     // containers/storage has no landmarks, and may have files of that name.

@@ -1,5 +1,6 @@
 //! Images with indexes that other programs made: what is shown of them, what is fetched, and what is not believed.
 
+mod auto;
 mod beside;
 mod completing;
 mod contract;
@@ -10,6 +11,7 @@ pub(crate) mod made;
 mod published;
 mod shared;
 mod soci;
+mod starting;
 mod tampered;
 mod twins;
 mod zstd_chunked;

@@ -12,8 +12,8 @@ use crate::support::debian_registry::{DebianRegistry, bytes_of_blobs};
 use crate::support::sample::noise;
 
 /// Some content to begin with, then what nobody wants to fetch for it.
-const SMALL: (&str, &str) = ("etc/small", "small\n");
-const LARGE_BYTES: usize = 12 << 20;
+pub(super) const SMALL: (&str, &str) = ("etc/small", "small\n");
+pub(super) const LARGE_BYTES: usize = 12 << 20;
 
 fn image() -> Image {
     let bottom = Tar::new().file(SMALL.0, SMALL.1.as_bytes()).file("large", &noise(LARGE_BYTES, 7));
@@ -22,14 +22,14 @@ fn image() -> Image {
 }
 
 /// An image in Debian's registry, and keys to sign with.
-struct Stage {
-    image: Image,
-    registry: DebianRegistry,
+pub(super) struct Stage {
+    pub(super) image: Image,
+    pub(super) registry: DebianRegistry,
     keys: tempfile::TempDir,
 }
 
 impl Stage {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let (image, registry) = (image(), DebianRegistry::start(None));
         let keys = tempfile::tempdir().unwrap();
         let layout = keys.path().join("layout");
@@ -39,12 +39,19 @@ impl Stage {
         Self { image, registry, keys }
     }
 
-    fn name(&self) -> String {
+    /// The same with a registry that has answered nothing yet.
+    pub(super) fn anew(self) -> Self {
+        let Self { image, registry, keys } = self;
+        let (_answered, stopped) = registry.stop();
+        Self { image, registry: stopped.start(), keys }
+    }
+
+    pub(super) fn name(&self) -> String {
         format!("{}/team/app:1", self.registry.address)
     }
 
     /// A private key of OpenSSL's, and the public one as a configuration has it.
-    fn key(&self, name: &str) -> (PathBuf, String) {
+    pub(super) fn key(&self, name: &str) -> (PathBuf, String) {
         let file = self.keys.path().join(name);
         run(Command::new("openssl").args(["genpkey", "-algorithm", "ed25519", "-out"]).arg(&file)).well();
         let public = run(Command::new("openssl").args(["pkey", "-pubout", "-in"]).arg(&file)).well().out;
@@ -60,7 +67,7 @@ impl Stage {
     }
 
     /// A node that believes this key.
-    fn believer(&self, public: &str) -> Node {
+    pub(super) fn believer(&self, public: &str) -> Node {
         let node = Node::new();
         node.configure(&format!("[index]\nkeys = [\"{public}\"]\n"));
         node
@@ -89,7 +96,7 @@ fn indexes(node: &Node) -> Vec<String> {
     layers.map(|layer| layer["index"].as_str().unwrap_or("none").to_owned()).collect()
 }
 
-const PUBLISHED: &str = "oncefs, made elsewhere, signed (blob not verified as a whole)";
+pub(super) const PUBLISHED: &str = "oncefs, made elsewhere, signed (blob not verified as a whole)";
 const BOUND: &str = "oncefs, made elsewhere, bound by the manifest (blob not verified as a whole)";
 
 fn large(at: &Path) -> String {
@@ -113,9 +120,7 @@ fn what_one_node_has_scanned_another_mounts_without_fetching_it() {
     );
 
     let layer = stage.image.layers[0].digest().hex();
-    let (name, Stage { image, registry, keys }) = (stage.name(), stage);
-    let (_answered, stopped) = registry.stop();
-    let stage = Stage { image, registry: stopped.start(), keys };
+    let (name, stage) = (stage.name(), stage.anew());
     let node = stage.believer(&public);
     let at = node.mount(&name, "mnt");
     assert_eq!(cat(&at.join(SMALL.0)), SMALL.1);
