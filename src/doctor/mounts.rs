@@ -41,11 +41,10 @@ pub(super) fn look<'a>(_machine: &'a Machine, report: &'a mut Report) -> BoxFutu
 async fn ails(at: &Path) -> Option<String> {
     let place = at.to_owned();
     // One that hangs keeps its thread, and the program ends without it.
-    let looked = tokio::task::spawn_blocking(move || std::fs::metadata(place));
+    // The kernel knows attributes by heart, and gives them for a dead server, too; this it asks.
+    let looked = tokio::task::spawn_blocking(move || rustix::fs::statfs(&place).map(drop));
     match tokio::time::timeout(PATIENCE, looked).await {
-        Ok(Ok(Err(error))) if error.raw_os_error() == Some(rustix::io::Errno::NOTCONN.raw_os_error()) => {
-            Some("the server of this mount has died".to_owned())
-        }
+        Ok(Ok(Err(rustix::io::Errno::NOTCONN))) => Some("the server of this mount has died".to_owned()),
         Ok(_) => None, // gone meanwhile, or not ours to look at
         Err(_) => Some(format!("the mount does not answer within {} s", PATIENCE.as_secs())),
     }

@@ -62,7 +62,7 @@ const AFTER_FAILURE: Duration = Duration::from_secs(600);
 const IMAGES_MAX: usize = 10_000;
 const REFUSING_MAX: usize = 1_000;
 
-/// Readers are let come to their end before layers are read for this, but not for ever.
+/// Readers are let come to their end first, but not for ever.
 const QUIET_LOOKS_MAX: usize = 240;
 
 const KEY_BYTES_MAX: u64 = 64 << 10;

@@ -111,6 +111,11 @@ impl Registry {
         self.shared.state.lock().requests.get(&key.to_string()).copied().unwrap_or_default()
     }
 
+    /// Requests for anything.
+    pub(crate) fn requests(&self) -> usize {
+        self.shared.state.lock().requests.values().map(|count| count.requests).sum()
+    }
+
     /// Requests for layers of this image.
     pub(crate) fn layer_requests(&self, image: &Image) -> usize {
         image.layers.iter().map(|layer| self.count(layer.digest()).requests).sum()

@@ -6,7 +6,7 @@ use std::process::Command;
 use oncefs::digest::Digest;
 use oncefs::index::frames::Frames;
 use oncefs::index::published::artifact::{ARTIFACT_TYPE, Artifact, EMPTY, Listed, Subject};
-use oncefs::index::published::{join, pack};
+use oncefs::index::published::pack;
 use oncefs::index::scan::Limits;
 use oncefs::index::tree::read::Tree;
 use oncefs::index::tree::write::{Labels, Source, write};
@@ -25,16 +25,12 @@ const SPANS: [&str; 4] = ["--min-layer-size", "2000", "--span-size", "100000"];
 fn packed(image: &Indexed, n: usize, retell: &dyn Fn(&mut Source)) -> Vec<u8> {
     let (layer, parts) = (image.layered(n), made::parts());
     made::scan_into(&layer, &made::in_memory(image.layer(n)), &parts, &Limits::default()).unwrap();
-    let (frames, data) = (Frames::open(&parts.frames).unwrap(), made::content(&parts.data));
+    let frames = Frames::open(&parts.frames).unwrap();
     let mut tree = Tree::open(&parts.tree).unwrap().source().unwrap();
     retell(&mut tree);
     let (file, heading) = (tempfile::tempfile().unwrap(), *frames.heading());
     write(&tree, &Labels { diff_id: layer.diff_id, data_bytes: heading.data_bytes }, &file).unwrap();
-    let joined = join(&frames, &mut |at, out| {
-        out.copy_from_slice(&data[at as usize..at as usize + out.len()]);
-        Ok(())
-    });
-    pack(&heading, &Tree::open(&file).unwrap(), &joined.unwrap()).unwrap()
+    pack(&Tree::open(&file).unwrap(), &frames).unwrap()
 }
 
 /// The original with oncefs's own index beside it, signed by nobody.

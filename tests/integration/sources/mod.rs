@@ -2,6 +2,7 @@
 
 mod auto;
 mod beside;
+mod bounded;
 mod completing;
 mod contract;
 mod estargz;

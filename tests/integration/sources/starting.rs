@@ -58,6 +58,8 @@ fn what_an_index_wants_first_is_here_before_anybody_reads_it() {
     assert!(resident(&node) < 27_000, "{} bytes", resident(&node));
     let layer = image.layer_digest(0);
     let before = registry.count(&layer).requests;
-    assert_eq!((cat(&at.join("b")).len(), registry.count(&layer).requests), (9_000, before));
-    assert_eq!((cat(&at.join(rest)).len(), registry.count(&layer).requests), (9_000, before + 1));
+    cat(&at.join("b"));
+    assert_eq!(registry.count(&layer).requests, before);
+    cat(&at.join(rest));
+    assert_eq!(registry.count(&layer).requests, before + 1);
 }
