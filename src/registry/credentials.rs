@@ -45,7 +45,7 @@ pub(super) struct Credentials {
 }
 
 #[derive(Deserialize, Default)]
-struct FileText {
+pub(super) struct FileText {
     #[serde(default)]
     auths: BTreeMap<String, AuthText>,
     #[serde(rename = "credHelpers", default)]
@@ -144,14 +144,10 @@ async fn read(path: PathBuf) -> Result<Option<FileText>, String> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(format!("cannot read {}: {error}", path.display())),
         };
-        if bytes.trim_ascii().is_empty() {
-            return Ok(None);
-        }
-        let file = serde_json::from_slice(&bytes).map_err(|error| {
+        FileText::parse(&bytes).map_err(|error| {
             let (line, column) = (error.line(), error.column());
             format!("{} is not a docker configuration (line {line}, column {column})", path.display())
-        })?;
-        Ok(Some(file))
+        })
     });
     read.await.unwrap_or_else(|_| Err("reading the docker configuration was interrupted".to_owned()))
 }
@@ -165,14 +161,19 @@ fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
 // === impl FileText ===
 
 impl FileText {
+    /// An empty file says nothing.
+    pub(super) fn parse(bytes: &[u8]) -> Result<Option<Self>, serde_json::Error> {
+        if bytes.trim_ascii().is_empty() { Ok(None) } else { serde_json::from_slice(bytes).map(Some) }
+    }
+
     /// The helper program for a registry: its own, else the one for all.
-    fn helper(&self, host: &str) -> Option<String> {
+    pub(super) fn helper(&self, host: &str) -> Option<String> {
         let own = self.helpers.iter().find(|(key, _)| key_of(key) == host).map(|(_, name)| name);
         own.or(Some(&self.store)).filter(|name| !name.is_empty()).cloned()
     }
 
     /// What the file itself holds, for the longest key that covers the repository (podman's files have such).
-    fn stored(&self, repository: &Repository, path: &Path) -> Result<Option<Credential>, String> {
+    pub(super) fn stored(&self, repository: &Repository, path: &Path) -> Result<Option<Credential>, String> {
         let whole = repository.to_string();
         let covers = |key: &str| whole.strip_prefix(key).is_some_and(|rest| rest.starts_with('/') || rest.is_empty());
         let covering = self.auths.iter().map(|(key, auth)| (key_of(key), auth)).filter(|(key, _)| covers(key));

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use super::credentials::FileText;
+use super::reference::Repository;
 use super::{Platform, Reference, challenge, hosts, kubelet, manifest};
 
 /// What a text is taken for.
@@ -14,10 +16,11 @@ pub enum Text {
     ImageConfig,
     Reference,
     Platform,
+    DockerConfig,
 }
 
 impl Text {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Challenge,
         Self::HostsToml,
         Self::CredentialProviders,
@@ -25,6 +28,7 @@ impl Text {
         Self::ImageConfig,
         Self::Reference,
         Self::Platform,
+        Self::DockerConfig,
     ];
 
     /// Parses it.
@@ -36,6 +40,7 @@ impl Text {
             Self::CredentialProviders => drop(kubelet::parse(bytes)),
             Self::Manifest => drop(manifest::Document::parse(bytes, None)),
             Self::ImageConfig => drop(manifest::ImageConfig::parse(bytes)),
+            Self::DockerConfig => ask_docker_config(bytes),
             Self::Challenge | Self::HostsToml | Self::Reference | Self::Platform => {
                 if let Ok(text) = std::str::from_utf8(bytes) {
                     self.read_text(text);
@@ -59,5 +64,13 @@ impl Text {
                 }
             }
         }
+    }
+}
+
+fn ask_docker_config(bytes: &[u8]) {
+    let Ok(Some(file)) = FileText::parse(bytes) else { return };
+    for repository in ["docker.io/library/redis", "h.example:5000/team/app"] {
+        let Ok(repository) = repository.parse::<Repository>() else { continue };
+        let _ = (file.helper(repository.host()), file.stored(&repository, Path::new("config.json")));
     }
 }

@@ -14,7 +14,6 @@ use crate::registry::error::RegistryError;
 use crate::registry::reference::{DOCKER_HUB, Repository};
 use crate::sync::Arc;
 
-#[cfg(fuzzing)]
 pub(super) use file::HostFile;
 pub(super) use file::Tls;
 

@@ -5,7 +5,6 @@
 
 mod pattern;
 mod providers;
-#[cfg(fuzzing)]
 pub(super) use providers::parse;
 
 use std::collections::{BTreeMap, HashMap};

@@ -18,7 +18,7 @@ mod door;
 mod duration;
 mod error;
 mod failure;
-#[cfg(fuzzing)]
+#[doc(hidden)] // for the fuzz targets
 pub mod fuzzing;
 mod hosts;
 mod kubelet;
