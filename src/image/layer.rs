@@ -5,10 +5,10 @@ use super::beside::BesideImage;
 use super::chains::AtWork;
 use super::progress::LayerProgress;
 use super::{Image, ImageError, Images, LayerError};
-use crate::blob::{Blob, BlobError, Blobs as _, Layered};
+use crate::blob::{Blob, Blobs as _, Layered};
 use crate::errors::with_causes;
 use crate::flight::Ticket;
-use crate::index::scan::{ScanError, Verified, scan};
+use crate::index::scan::{Verified, scan};
 use crate::index::sources::{self, Binding};
 use crate::store::{Layer, Measure, Receiving, StoreError};
 use crate::sync::Arc;
@@ -186,7 +186,7 @@ impl Images {
             let limits = self.shared.limits.lock().clone();
             match scan(layer, blob, receiving.parts(), &limits, progress.counters()).await {
                 Ok(verified) => return Ok((receiving, verified)),
-                Err(error) if places < PLACES_MAX && is_of_the_place(&error) && blob.was_wrong() => {
+                Err(error) if places < PLACES_MAX && error.is_of_the_place() && blob.was_wrong() => {
                     tracing::warn!(layer = %layer.digest, error = with_causes(&error), "the layer is fetched from another place");
                     places += 1;
                     progress.start();
@@ -194,15 +194,6 @@ impl Images {
                 Err(error) => return Err(error.into()),
             }
         }
-    }
-}
-
-/// Whether it was the place the bytes came from that failed, and not the layer.
-fn is_of_the_place(error: &ScanError) -> bool {
-    match error {
-        ScanError::TooShort { .. } | ScanError::TooLong { .. } | ScanError::BlobDigest { .. } => true,
-        ScanError::Blob { source, .. } => matches!(source, BlobError::Size { .. }),
-        _ => false,
     }
 }
 

@@ -29,7 +29,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::blob::{Layered, Origin};
 use crate::digest::{ChainId, Digest, LayerDigest};
 use crate::flight::{Failed, Flight};
-use crate::index::scan::Limits;
+use crate::index::scan::{Limits, ScanError};
 use crate::index::sources::Binding;
 use crate::registry::{Registry, RegistryError};
 use crate::store::{Layer, Store, StoreError};
@@ -128,7 +128,7 @@ pub enum LayerError {
     #[error(transparent)]
     Blob(#[from] crate::blob::BlobError),
     #[error(transparent)]
-    Scan(#[from] crate::index::scan::ScanError),
+    Scan(#[from] ScanError),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("oncefs is stopping")]
@@ -339,6 +339,16 @@ impl Images {
 impl ImageError {
     fn layer(image: &Image, layer: &Layered, source: LayerError) -> Self {
         Self::Layer { image: image.reference.clone(), layer: layer.digest, source: Box::new(source) }
+    }
+
+    /// Whether it was where a layer comes from that failed, and another time may be better.
+    pub fn may_pass(&self) -> bool {
+        let Self::Layer { source, .. } = self.cause() else { return false };
+        match &**source {
+            LayerError::Blob(_) => true,
+            LayerError::Scan(scan) => scan.is_of_the_place() || matches!(scan, ScanError::Blob { .. }),
+            _ => false,
+        }
     }
 
     /// The error that the work ended with, whoever it was shared by.

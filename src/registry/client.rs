@@ -177,8 +177,9 @@ impl Client {
         };
         let known = self.logins.known(host, &ask.repository, ask.access);
         let mut login = Attempt { authorization: known, ..Attempt::default() };
-        let mut hops = 0;
-        while hops < HOPS_MAX {
+        let mut passed: Vec<Url> = Vec::new();
+        // Who is sent where it was before would be sent on from there as before.
+        while passed.len() < HOPS_MAX && !passed.contains(&url) {
             // A login is for the host it was made for: a redirect elsewhere gets none.
             let is_ours = host.is_at(&url);
             let sent = if is_ours { login.authorization.clone() } else { None };
@@ -189,8 +190,8 @@ impl Client {
                     return Ok(Answer { reply, moved_to: (!is_ours).then_some(url), mirror });
                 }
                 status if status.is_redirection() => {
-                    hops += 1;
-                    url = self.next_hop(host, ask, &url, reply).await?;
+                    let next = self.next_hop(host, ask, &url, reply).await?;
+                    passed.push(std::mem::replace(&mut url, next));
                 }
                 StatusCode::UNAUTHORIZED if is_ours && login.goes_on() => {
                     self.log_in(host, ask, reply, &mut login).await?;

@@ -46,6 +46,8 @@ struct Stretch {
     at: u64,
     end: u64,
     flow: Option<Flow>,
+    /// The mirror that gave the last answer.
+    mirror: Option<String>,
     /// The tries since it last got on.
     tries: Option<Tries>,
     got_since: u64,
@@ -177,7 +179,7 @@ impl std::fmt::Display for Place {
 
 impl Stretch {
     fn new(place: Arc<Place>, range: Range<u64>, weight: Weight) -> Self {
-        Self { place, weight, at: range.start, end: range.end, flow: None, tries: None, got_since: 0 }
+        Self { place, weight, at: range.start, end: range.end, flow: None, mirror: None, tries: None, got_since: 0 }
     }
 
     async fn whole(mut self) -> Result<Bytes, RegistryError> {
@@ -193,8 +195,25 @@ impl Stretch {
         Ok(all.freeze())
     }
 
-    /// The next piece, never empty; `None` when the stretch is complete.
+    /// The next piece, never empty; `None` when the stretch is complete. A mirror that breaks off and goes on breaking off, or answers
+    /// another thing than it was asked, is left: the next place has the rest.
     async fn next(&mut self) -> Result<Option<Bytes>, RegistryError> {
+        loop {
+            match self.next_here().await {
+                Err(error) if self.leaves_mirror() => tracing::info!(error = %error, "the next place is asked"),
+                next => return next,
+            }
+        }
+    }
+
+    /// Says whether what answered last was a mirror. It is not asked for this blob again.
+    fn leaves_mirror(&mut self) -> bool {
+        let mirror = self.mirror.take();
+        (self.flow, self.tries) = (None, None);
+        self.place.clients.now().distrust(mirror.as_deref(), &self.place.path())
+    }
+
+    async fn next_here(&mut self) -> Result<Option<Bytes>, RegistryError> {
         while self.at < self.end {
             let Some(flow) = &mut self.flow else {
                 match self.open().await {
@@ -265,8 +284,10 @@ impl Stretch {
         Ok(())
     }
 
-    async fn open(&self) -> Result<Flow, RegistryError> {
-        let Answer { reply, .. } = self.place.ask(self.at, self.end, self.weight.clone()).await?;
+    async fn open(&mut self) -> Result<Flow, RegistryError> {
+        self.mirror = None; // a failure to come is not that one's
+        let Answer { reply, mirror, .. } = self.place.ask(self.at, self.end, self.weight.clone()).await?;
+        self.mirror = mirror;
         add(&self.place.clients.now().counters().blob_requests, 1);
         let is_whole = self.at == 0 && self.end == self.place.size;
         let length = reply.body.length();

@@ -3,6 +3,7 @@
 //! A byte goes into the data file only after its frame's digest matched, so a fill that is cancelled, or fails, or
 //! dies half way can leave a frame half written but never wrong.
 
+mod again;
 mod error;
 
 use std::fs::File;
@@ -187,16 +188,17 @@ impl Layer {
 
     /// The work of one frame's flight.
     async fn fill_one(self: Arc<Self>, id: u32, way: Way) -> Result<(), FillError> {
-        let filled = match way {
+        let (filled, urgency) = match way {
             Way::Resident => return Ok(()),
-            Way::Large(urgency) => self.fill_large(id, &urgency).await,
-            Way::Small(fetching, urgency) => self.fill_small(id, fetching, &urgency).await,
+            Way::Large(urgency) => (self.fill_large(id, &urgency).await, urgency),
+            Way::Small(fetching, urgency) => (self.fill_small(id, fetching, &urgency).await, urgency),
         };
-        match &filled {
-            Ok(()) => self.sync_soon(),
-            // Bytes that are not the layer's: whoever sent them is not asked again without being looked up anew.
-            Err(FillError::Decode { .. } | FillError::Mismatch { .. }) => *self.blob.lock().await = None,
-            Err(_) => {}
+        let filled = match filled {
+            Err(wrong) if wrong.is_of_bytes() => self.fill_again(id, wrong, &urgency).await,
+            filled => filled,
+        };
+        if filled.is_ok() {
+            self.sync_soon();
         }
         filled
     }

@@ -16,7 +16,7 @@ use crate::index::tree::read::Tree;
 use crate::store::ahead::Ahead;
 use crate::store::cache::Evicted;
 use crate::store::layout::{DATA, FRAMES, Layout, RESIDENT, TREE};
-use crate::store::outage::Outage;
+use crate::store::outage::Outages;
 use crate::store::recency::{self, Recency};
 use crate::store::recording::Recorders;
 use crate::store::resident::{Resident, ResidentError, Unread};
@@ -42,7 +42,7 @@ pub struct Layer {
     origin: Mutex<Option<Origin>>,
     /// The blob that frames are fetched from, once one was; empty again after it failed.
     pub(super) blob: tokio::sync::Mutex<Option<Arc<dyn Blob>>>,
-    pub(super) outage: Outage,
+    pub(super) outages: Outages,
     /// What is known of its blob as a whole.
     pub(super) judged: Judged,
     /// The readers of its files that go on and on.
@@ -131,7 +131,7 @@ impl Layer {
             waits: Waits::default(),
             origin: Mutex::new(origin),
             blob: tokio::sync::Mutex::new(None),
-            outage: Outage::default(),
+            outages: Outages::default(),
             judged: Judged::default(),
             ahead: Ahead::default(),
             sync_awaited: AtomicBool::new(false),

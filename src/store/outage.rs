@@ -15,6 +15,15 @@ use crate::store::fill::FillError;
 use crate::sync::Mutex;
 use crate::sync::atomic::Ordering;
 
+/// What may be the matter with a layer's source.
+#[derive(Debug, Default)]
+pub(super) struct Outages {
+    /// No bytes come.
+    pub(super) away: Outage,
+    /// Bytes come, and they are others than the layer's.
+    pub(super) spoilt: Outage,
+}
+
 /// Whether a layer's source is away, and who waits for it.
 #[derive(Debug, Default)]
 pub(super) struct Outage {

@@ -25,7 +25,7 @@ impl Layer {
     /// Exactly these bytes of the layer's blob, unverified, and the right to hold them in memory. While the source is away
     /// readers wait for it, as long as is set.
     pub(super) async fn fetch(&self, range: Range<u64>, urgency: &Urgency) -> Result<(Bytes, Place), FillError> {
-        let (outage, fetching) = (&self.outage, &self.shared.fetching);
+        let (outage, fetching) = (&self.outages.away, &self.shared.fetching);
         if fetching.patience().is_zero() {
             return self.fetch_now(range, urgency).await;
         }
@@ -115,9 +115,10 @@ impl Layer {
     }
 }
 
-/// Whether another time may be better.
+/// Whether another time may be better. The layer has an index, so its blob was there once: a registry that does not find it now, wants
+/// another login for it or sends another length than it has may be itself again in a moment.
 fn is_away(error: &FillError) -> bool {
-    matches!(error, FillError::Blob { source: BlobError::Unreachable(_), .. })
+    matches!(error, FillError::Blob { .. })
 }
 
 async fn exactly(blob: &dyn Blob, range: Range<u64>, urgency: &Urgency) -> Result<Bytes, BlobError> {

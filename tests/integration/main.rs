@@ -6,6 +6,7 @@ mod cli;
 mod containerd;
 mod cri;
 mod daemon;
+mod faults;
 mod fuzzed;
 mod index;
 mod model;

@@ -1,6 +1,7 @@
 //! A view whose layers are made usable when somebody first looks into it.
 
 use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use futures::future::{BoxFuture, FutureExt as _};
 
@@ -9,7 +10,7 @@ use crate::digest::ChainId;
 use crate::errors::with_causes;
 use crate::flight::{Failed, Flight};
 use crate::fuse::{Provide, Ready, Unavailable};
-use crate::image::{ImageError, Images};
+use crate::image::{ImageError, ImageFailed, Images, Opened};
 use crate::view::ViewSlot;
 
 pub(super) struct Lazily {
@@ -23,6 +24,10 @@ pub(super) struct Lazily {
     /// So that a failure is logged once and not by each who waits.
     opening: Flight<(), Arc<Ready>, Unavailable>,
 }
+
+/// The pause between tries doubles up to a bound that somebody who waits still takes for soon.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 // === impl Lazily ===
 
@@ -39,8 +44,7 @@ impl Provide for Lazily {
             let (images, chain, name, slot) = (self.images.clone(), self.chain, self.name.clone(), self.slot);
             let mounts = self.mounts.clone();
             async move {
-                let opened = images.open_chain(chain, slot).await.map_err(|failed| {
-                    let error = ImageError::from(failed);
+                let opened = open_patiently(&images, chain, slot, &name).await.map_err(|error| {
                     let text = with_causes(error.cause());
                     tracing::error!(image = name, %chain, error = text, "readers get EIO");
                     Unavailable(text.into())
@@ -58,5 +62,24 @@ impl Provide for Lazily {
             ready.map_err(unavailable)
         };
         ticket.map(waited).boxed()
+    }
+}
+
+/// Opens the chain. While what a layer is made of does not come, or comes damaged, it is tried again, for as long as a read may wait.
+async fn open_patiently(images: &Images, chain: ChainId, slot: ViewSlot, name: &str) -> Result<Opened, ImageError> {
+    let patience = Duration::from_secs(images.store().fetch_config().outage_secs);
+    let (began, mut pause) = (Instant::now(), FIRST_PAUSE);
+    loop {
+        let failed: ImageFailed = match images.open_chain(chain, slot).await {
+            Ok(opened) => return Ok(opened),
+            Err(failed) => failed,
+        };
+        let (error, left) = (ImageError::from(failed), patience.saturating_sub(began.elapsed()));
+        if left.is_zero() || !error.may_pass() {
+            return Err(error);
+        }
+        tracing::warn!(image = name, %chain, error = with_causes(error.cause()), patience_secs = left.as_secs(), "its readers wait");
+        tokio::time::sleep(pause.min(left)).await;
+        pause = PAUSE_MAX.min(pause * 2);
     }
 }

@@ -106,6 +106,15 @@ impl ScanError {
 }
 
 impl ScanError {
+    /// Whether it was the place the bytes came from that failed, and not the layer.
+    pub fn is_of_the_place(&self) -> bool {
+        match self {
+            Self::TooShort { .. } | Self::TooLong { .. } | Self::BlobDigest { .. } => true,
+            Self::Blob { source, .. } => matches!(source, BlobError::Size { .. }),
+            _ => false,
+        }
+    }
+
     /// What was seen of the damage, without what would be true of a blob that is what its digest says.
     pub(super) fn into_damage(self) -> Box<dyn std::error::Error + Send + Sync> {
         match self {

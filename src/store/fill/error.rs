@@ -34,6 +34,15 @@ pub enum FillError {
     Stopping,
 }
 
+// === impl FillError ===
+
+impl FillError {
+    /// Whether what came was not the layer's.
+    pub(in crate::store) fn is_of_bytes(&self) -> bool {
+        matches!(self, Self::Decode { .. } | Self::Mismatch { .. })
+    }
+}
+
 // === impl Layer ===
 
 impl Layer {

@@ -226,8 +226,9 @@ impl Shared {
             Some(Fault::StallsAfter(count) | Fault::CutAfter(count)) => range.end.min(count).max(range.start),
             _ => range.end,
         };
-        stream.write_all(&bytes[range.start..end])?;
+        // Before they are sent: who has them may ask how many there were.
         self.state.lock().requests.entry(key.to_owned()).or_default().bytes += end - range.start;
+        stream.write_all(&bytes[range.start..end])?;
         if let Some(stall @ Fault::StallsAfter(_)) = fault {
             while self.state.lock().faults.get(key) == Some(&stall) {
                 if self.ended.load(Ordering::Relaxed) {

@@ -104,6 +104,10 @@ impl Service {
         Running::start(command.args(self.arguments()).args(arguments))
     }
 
+    pub(crate) fn pid(&self) -> i32 {
+        self.child.as_ref().unwrap().pid().as_raw_nonzero().get()
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         self.child.as_ref().unwrap().signal(signal);
     }

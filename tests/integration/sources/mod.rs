@@ -4,7 +4,7 @@ mod auto;
 mod beside;
 mod bounded;
 mod completing;
-mod contract;
+pub(crate) mod contract;
 mod estargz;
 mod from_memory;
 mod hostile;

@@ -1,0 +1,8 @@
+//! A real registry behind a proxy that spoils what it passes on: what mounted images' readers see of it, and what it costs.
+
+mod ending;
+mod lasting;
+mod logins;
+mod places;
+mod proxy;
+mod stage;
