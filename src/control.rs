@@ -165,7 +165,7 @@ pub enum FailureKind {
     Usage,
     /// No such image, or not for this platform; nothing is mounted there.
     NotFound,
-    /// The registry wants other credentials.
+    /// The registry wants other credentials, or the server another caller.
     Denied,
     /// The registry cannot be reached, or does not answer.
     Unreachable,

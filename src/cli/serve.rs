@@ -10,6 +10,7 @@ use super::{Setting, print_line};
 use crate::control::{Call, Failure, FailureKind};
 use crate::daemon::{self, Interrupts, Keeping, Lifetime, Start};
 use crate::keeper::{self, Keeper};
+use crate::sys::process::keep_from_view;
 
 const ABOUT: &str = "\
 Serves until it is told to end: containers' root file systems to containerd, image pulls to kubelet, and calls to the other \
@@ -85,6 +86,9 @@ impl Serve {
     /// The first line of output is the answer to who started it: ready, or why not.
     pub(super) async fn run(self, setting: &Setting) -> Result<ExitCode, Failure> {
         let lifetime = if self.on_demand { Lifetime::OnDemand } else { Lifetime::Service };
+        if let Err(error) = keep_from_view() {
+            tracing::warn!(%error, "a core of this process would have logins in it");
+        }
         if self.on_demand {
             // A process group of its own: Ctrl-C on the command that started it is not meant for it.
             let _leads_one_already = rustix::process::setsid();

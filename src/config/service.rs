@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 pub struct Server {
     /// Where containerd finds the snapshots service; empty is `snapshotter.sock` in the run directory.
     pub address: PathBuf,
+    /// A group, by name or number, whose members may ask the control socket how things are and decide what is in the cache; empty is nobody.
+    pub group: String,
     /// How long calls under way may go on when the server is told to end.
     pub drain_secs: u64,
 }
@@ -57,7 +59,7 @@ impl LogFormat {
 
 impl Default for Server {
     fn default() -> Self {
-        Self { address: PathBuf::new(), drain_secs: 20 }
+        Self { address: PathBuf::new(), group: String::new(), drain_secs: 20 }
     }
 }
 

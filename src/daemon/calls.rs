@@ -4,15 +4,16 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use axum::Router;
 use axum::body::Body;
-use axum::extract::{DefaultBodyLimit, Json, State};
+use axum::extract::{DefaultBodyLimit, Extension, Json, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use axum::{Router, middleware};
 use futures::stream;
 use tokio::sync::mpsc;
 
+use super::access::{Access, Caller, admit, refusal};
 use super::metrics::Exposed;
 use super::server::{Active, Server};
 use crate::control::{Call, Event};
@@ -21,8 +22,8 @@ use crate::metrics;
 /// A call is a reference and a path or two.
 const CALL_BYTES_MAX: usize = 64 << 10;
 
-/// All that the control socket answers.
-pub(super) fn control(server: &Arc<Server>, exposed: &Arc<Exposed>) -> Router {
+/// All that the control socket answers, to those it is for.
+pub(super) fn control(server: &Arc<Server>, exposed: &Arc<Exposed>, access: Access) -> Router {
     let mut router = Router::new();
     for path in [
         "/v1/mount",
@@ -40,7 +41,7 @@ pub(super) fn control(server: &Arc<Server>, exposed: &Arc<Exposed>) -> Router {
         router = router.route(path, post(answer));
     }
     let calls = router.layer(DefaultBodyLimit::max(CALL_BYTES_MAX)).with_state(server.clone());
-    calls.merge(watching(exposed))
+    calls.merge(watching(exposed)).layer(middleware::from_fn_with_state(access, admit))
 }
 
 /// What may be known without being able to change anything.
@@ -62,7 +63,14 @@ async fn counted(State(exposed): State<Arc<Exposed>>) -> Response {
 }
 
 /// Answers line by line. The work is polled by the answer itself: a client that goes away drops both.
-async fn answer(State(server): State<Arc<Server>>, Json(call): Json<Call>) -> Response {
+async fn answer(
+    State(server): State<Arc<Server>>,
+    Extension(caller): Extension<Caller>,
+    Json(call): Json<Call>,
+) -> Response {
+    if !caller.may(&call) {
+        return refusal("only root, or the user the server runs as, may do this");
+    }
     // An answer without a line: the caller looks for the next server.
     let Some(active) = Active::new(&server) else { return StatusCode::SERVICE_UNAVAILABLE.into_response() };
     let (news, told) = mpsc::unbounded_channel();
@@ -95,7 +103,7 @@ fn rest(told: &mut mpsc::UnboundedReceiver<Event>, last: &Event) -> Result<Vec<u
     Ok(lines)
 }
 
-fn line(event: &Event) -> Result<Vec<u8>, Infallible> {
+pub(super) fn line(event: &Event) -> Result<Vec<u8>, Infallible> {
     let mut line = serde_json::to_vec(event).unwrap_or_else(|_| b"null".to_vec());
     line.push(b'\n');
     Ok(line)

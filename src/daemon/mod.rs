@@ -4,6 +4,7 @@
 //! `server` is its life from the first socket to the last word, `calls` what it answers, `services` who listens where; `start`
 //! finds a server or makes one.
 
+mod access;
 mod cache;
 mod calls;
 mod chains;

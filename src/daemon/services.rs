@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::serve::Listener;
-use tokio::net::UnixListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::access::Connection;
 use super::chains::ServedChains;
 use super::metrics::Exposed;
 use super::mounts::Mounts;
@@ -57,7 +57,7 @@ impl Services {
         let mut services = Self { tasks: JoinSet::new(), closing: watch::Sender::default(), made: Vec::new() };
         let (control, made) = sockets.control.split()?;
         services.made.extend(made);
-        services.http(control, calls::control(server, exposed));
+        services.control(control, calls::control(server, exposed, sockets.access));
         if let Some(metrics) = sockets.metrics {
             services.http(metrics, calls::watching(exposed));
         }
@@ -89,11 +89,15 @@ impl Services {
         self.tasks.spawn(async move { cri::serve(listener, &config, pulls, metrics, closing).await });
     }
 
-    fn http<L>(&mut self, listener: L, router: Router)
-    where
-        L: Listener,
-        L::Addr: std::fmt::Debug,
-    {
+    fn control(&mut self, listener: UnixListener, router: Router) {
+        let closing = self.closing();
+        let service = router.into_make_service_with_connect_info::<Connection>();
+        self.tasks.spawn(async move {
+            let _never_fails = axum::serve(listener, service).with_graceful_shutdown(closing).await;
+        });
+    }
+
+    fn http(&mut self, listener: TcpListener, router: Router) {
         let closing = self.closing();
         self.tasks.spawn(async move {
             let _never_fails = axum::serve(listener, router).with_graceful_shutdown(closing).await;

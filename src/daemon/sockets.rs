@@ -18,6 +18,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use tokio::net::{TcpListener, UnixListener};
 
+use super::access::Access;
 use super::keeping::Keeping;
 use super::server::Lifetime;
 use super::start::{lock, prepare_run};
@@ -27,6 +28,8 @@ use crate::control::{self, Failure, FailureKind};
 /// All that one server listens at.
 pub(super) struct Sockets {
     pub(super) control: Socket,
+    /// Whom that one is for.
+    pub(super) access: Access,
     /// containerd's; a server that a command started has none, and none that is not root's.
     pub(super) snapshotter: Option<Socket>,
     /// kubelet's.
@@ -86,6 +89,7 @@ impl Sockets {
     ) -> Result<Self, Failure> {
         let run = &config.run;
         prepare_run(run).map_err(|error| Failure::new(FailureKind::Usage, error.to_string()))?;
+        let access = Access::new(&config.server.group)?;
         let is_service = lifetime == Lifetime::Service;
         let snapshotter = match config.server.address.as_os_str().is_empty() {
             true => run.join("snapshotter.sock"),
@@ -113,6 +117,10 @@ impl Sockets {
             }
         };
         let control = open(CONTROL, &control::socket(run)).await?;
+        if let (Some(made), Some(group)) = (&control.made, access.group()) {
+            let failed = |error| format!("cannot give {} to [server] group: {error}", made.path.display());
+            share(run, &made.path, group).map_err(|error| Failure::new(FailureKind::Usage, failed(error)))?;
+        }
         let snapshotter = if is_roots { Some(open(SNAPSHOTTER, &snapshotter).await?) } else { None };
         let cri = if is_service && config.cri.enabled { Some(open(CRI, &cri).await?) } else { None };
         for name in handed.keys() {
@@ -126,7 +134,7 @@ impl Sockets {
             }
             _ => None,
         };
-        Ok(Self { control, snapshotter, cri, metrics })
+        Ok(Self { control, access, snapshotter, cri, metrics })
     }
 }
 
@@ -251,6 +259,15 @@ fn is_lived_at(path: &Path) -> io::Result<bool> {
         Ok(()) | Err(Errno::AGAIN) => Ok(true),
         Err(error) => Err(error.into()),
     }
+}
+
+/// The group may connect, and pass through the directory for it; what else is there it may not list.
+fn share(run: &Path, socket: &Path, group: u32) -> io::Result<()> {
+    for (path, mode) in [(socket, 0o660), (run, 0o710)] {
+        std::os::unix::fs::lchown(path, None, Some(group))?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+    }
+    Ok(())
 }
 
 /// Called with the lock held and nobody living there.

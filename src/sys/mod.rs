@@ -11,6 +11,7 @@ pub mod idmap;
 pub mod inflate;
 pub mod mmap;
 pub mod mount;
+pub mod peer;
 pub mod process;
 pub mod signals;
 mod tree;

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
 /// Signals whose default is not to end the process: SIGCHLD, SIGCONT, SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU, SIGURG, SIGWINCH
@@ -43,6 +44,12 @@ fn ends(status: &str) -> bool {
 pub fn give_up_capabilities() -> io::Result<()> {
     let none = CapabilitySet::empty();
     Ok(set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?)
+}
+
+/// From now on this process leaves no core, and nobody but root looks into its memory: there are others' passwords in it. A program
+/// that it starts is as it would be.
+pub fn keep_from_view() -> io::Result<()> {
+    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
 #[cfg(test)]

@@ -77,8 +77,8 @@ impl<'a> Keeper<'a> {
         })
     }
 
-    /// Keeps all that comes. An error of the disk ends the scan at once; one of the tar waits for the end, since
-    /// the digests say whether the image or the network is to blame.
+    /// Keeps all that comes. An error of the disk ends the scan at once, and so does a limit; one of the tar waits for the end,
+    /// since the digests say whether the image or the network is to blame.
     pub(super) fn run(mut self, kept: &Receiver<Kept>) -> Result<Outcome, ScanError> {
         for item in kept {
             match item {
@@ -99,8 +99,11 @@ impl<'a> Keeper<'a> {
         let Ok((parser, draft)) = &mut self.tree else {
             return Ok(()); // nobody will want the data either
         };
-        if let Err(source) = parser.push(bytes, draft) {
-            self.tree = Err(ScanError::Tar { layer, source });
+        match parser.push(bytes, draft) {
+            // Whoever is to blame, more of it is not worth fetching.
+            Err(source) if source.fault.is_limit() => return Err(ScanError::Tar { layer, source }),
+            Err(source) => self.tree = Err(ScanError::Tar { layer, source }),
+            Ok(()) => {}
         }
         self.data.write(bytes).map_err(|source| self.disk(Part::Data, source))
     }

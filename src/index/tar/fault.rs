@@ -55,6 +55,15 @@ pub enum Fault {
     Draft(#[from] DraftError),
 }
 
+// === impl Fault ===
+
+impl Fault {
+    /// Whether the layer takes more memory than is set: it is not looked at any further.
+    pub fn is_limit(&self) -> bool {
+        matches!(self, Self::Draft(DraftError::TooManyInodes(_) | DraftError::TooManyBytes(_)))
+    }
+}
+
 fn place(entry: Option<&str>, at: u64) -> String {
     match entry {
         Some(entry) => format!("tar entry `{entry}` (header at byte {at})"),
