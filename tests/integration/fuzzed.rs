@@ -4,9 +4,17 @@ use std::fs;
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::{self, Index};
+use proptest::test_runner::TestRunner;
+
 #[allow(unreachable_pub)] // in a package of its own it is reached
 #[path = "../../fuzz/src/lib.rs"]
 mod targets;
+
+/// Of each target.
+const CASES: u32 = 100;
 
 /// The inputs of a kind that a target has.
 fn inputs(kind: &str, target: &str) -> Vec<PathBuf> {
@@ -31,6 +39,27 @@ fn no_seed_and_nothing_that_was_ever_found_makes_a_target_fail() {
         }
     }
     assert!(failed.is_empty(), "{failed:#?}");
+}
+
+/// What `make fuzz` does for long and with an eye on what is new, done blindly and for a moment: seeds with damage.
+#[test]
+fn no_damage_to_a_seed_makes_a_target_fail() {
+    for (name, _) in targets::TARGETS {
+        let seeds: Vec<_> = inputs("seeds", name).iter().map(|seed| fs::read(seed).unwrap()).collect();
+        let damaged = (sample::select(seeds), vec((any::<Index>(), any::<u8>()), 1..6), any::<Option<Index>>());
+        let mut runner =
+            TestRunner::new(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(CASES) });
+        let outcome = runner.run(&damaged, |(mut bytes, changes, cut)| {
+            for (at, value) in changes {
+                let at = at.index(bytes.len());
+                bytes[at] = value;
+            }
+            let len = cut.map_or(bytes.len(), |cut| cut.index(bytes.len()));
+            targets::run(name, &bytes[..len]);
+            Ok(())
+        });
+        outcome.unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
 }
 
 /// `cargo fuzz` runs programs, and the programs run what is in the table.
