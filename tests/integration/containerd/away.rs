@@ -24,7 +24,11 @@ fn holding(script: Script, repository: &str, image: &Image) -> Script {
 /// A node, and a registry that does to oncefs what the rule says.
 fn node_with(image: &Image, part: &str, act: Act) -> (Node, Running, String) {
     // So long those who wait for nothing may take, and so long takes who waits for what never comes.
-    let node = Node::configured(Snapshotter::Oncefs, PAUSE, "[snapshotter]\ncheck_timeout_secs = 10\n");
+    let node = Node::configured(
+        Snapshotter::Oncefs,
+        PAUSE,
+        "[snapshotter]\ncheck_timeout_secs = 10\n[fetch]\noutage_secs = 2\n",
+    );
     let script = holding(registry(), "some/image", image).always_for("oncefs/", part, act);
     let running = node.runtime.block_on(script.run());
     let name = format!("{}/some/image:1", running.address);
