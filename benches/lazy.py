@@ -46,6 +46,11 @@ state = "{at}/state"
 disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"]
 [grpc]
 address = "{at}/c.sock"
+# Between a view and its use nothing refers to it.
+[plugins."io.containerd.gc.v1.scheduler"]
+mutation_threshold = 1000000
+schedule_delay = "1h"
+startup_delay = "1h"
 [proxy_plugins.soci]
 type = "snapshot"
 address = "{at}/soci.sock"
