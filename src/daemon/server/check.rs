@@ -33,13 +33,17 @@ pub fn nothing_to_compare() -> Failure {
 
 /// One sentence for each snapshot that only one of both knows, with what to do.
 fn summary(compared: &Compared, ContainerdCall { socket, snapshotter }: &ContainerdCall) -> SnapshotsSummary {
-    let ctr = format!("ctr --address {} --namespace", socket.display());
+    // To be pasted into a shell, with names that anybody may have made.
+    let (ctr, snapshotter) =
+        (format!("ctr --address {} --namespace", word(&socket.to_string_lossy())), word(snapshotter));
     let lost = compared.lost.iter().map(|name| {
         let Named { namespace, key } = Named::of(name);
         format!(
             "snapshot {key:?} of the namespace {namespace:?} is lost: containerd has it, oncefs does not; remove the container or \
-             image it belongs to and make or pull it again, or take it away alone: {ctr} {namespace} snapshots --snapshotter \
-             {snapshotter} rm {key:?}"
+             image it belongs to and make or pull it again, or take it away alone: {ctr} {} snapshots --snapshotter \
+             {snapshotter} rm {}",
+            word(namespace),
+            word(key)
         )
     });
     let left_over = compared.left_over.iter().enumerate().map(|(at, name)| {
@@ -50,7 +54,7 @@ fn summary(compared: &Compared, ContainerdCall { socket, snapshotter }: &Contain
             return told;
         }
         // It looks only at snapshotters of which something was removed since the last time, and a lease's end has it look.
-        let of = format!("{ctr} {}", Named::of(name).namespace);
+        let of = format!("{ctr} {}", word(Named::of(name).namespace));
         let snapshots = format!("{of} snapshots --snapshotter {snapshotter}");
         format!(
             "{told}; to have it do that now: {snapshots} prepare oncefs-check && {snapshots} rm oncefs-check && {of} leases create \
@@ -58,6 +62,11 @@ fn summary(compared: &Compared, ContainerdCall { socket, snapshotter }: &Contain
         )
     });
     SnapshotsSummary { common: compared.common as u64, lost: lost.collect(), left_over: left_over.collect() }
+}
+
+/// As a shell takes it for one word, whatever is in it (POSIX, Shell Command Language, 2.2.2).
+fn word(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 /// What containerd calls a snapshot here: the namespace, a number, and the key that its clients know.
@@ -86,16 +95,16 @@ mod tests {
         let call = ContainerdCall { socket: "/c.sock".into(), snapshotter: "once".to_owned() };
         let compared = Compared {
             common: 1,
-            lost: vec!["k8s.io/7/extract-1 sha256:ab/c".to_owned()],
+            lost: vec!["k8s.io/7/extract-1 sha256:ab/c's $(reboot)".to_owned()],
             left_over: vec!["default/9/one".to_owned(), "strange".to_owned()],
         };
         let SnapshotsSummary { common: 1, lost, left_over } = summary(&compared, &call) else {
             panic!("another count")
         };
-        let rm = r#"ctr --address /c.sock --namespace k8s.io snapshots --snapshotter once rm "extract-1 sha256:ab/c""#;
+        let rm = r"ctr --address '/c.sock' --namespace 'k8s.io' snapshots --snapshotter 'once' rm 'extract-1 sha256:ab/c'\''s $(reboot)'";
         assert!(lost.len() == 1 && lost[0].contains("is lost") && lost[0].ends_with(rm), "{lost:?}");
         assert!(left_over.len() == 2 && left_over[0].contains(r#""default/9/one" is left over"#), "{left_over:?}");
-        let collect = "ctr --address /c.sock --namespace default leases rm --sync oncefs-check";
+        let collect = "ctr --address '/c.sock' --namespace 'default' leases rm --sync oncefs-check";
         assert!(!left_over[0].contains("ctr") && left_over[1].ends_with(collect), "{left_over:?}");
         let none = summary(&Compared { common: 3, ..Compared::default() }, &call);
         assert!(none.lost.is_empty() && none.left_over.is_empty());

@@ -11,6 +11,7 @@ use oncefs::index::scan::Limits;
 use oncefs::index::tree::read::Tree;
 use oncefs::index::tree::write::{Labels, Source, write};
 
+use super::completing::assert_quarantined;
 use super::made::{Indexed, SMALL, assert_same_trees, beside_soci, indexes, original};
 use super::ztocs::with_mode;
 use crate::cli::image::MANIFEST;
@@ -100,13 +101,7 @@ fn what_lies_beside_an_image_and_is_not_true_is_quarantined_and_the_layer_scanne
             registry.fault(v1.layer_digest(0), Fault::FlippedAt(v1.layer(0).len() / 2));
         }
         ls(&at);
-        until("it is found out", || node.oncefs(&["status"]).well().out.contains("quarantined"));
-        let text = node.oncefs(&["status"]).well().out;
-        assert!(text.contains(told), "{text}");
-        let read = run(Command::new("cat").arg(at.join("large")));
-        assert!(read.err.contains("Input/output error"), "{:?}", read.err);
-        let log = std::fs::read_to_string(node.run().join("oncefs.log")).unwrap();
-        assert_eq!(log.matches("layer quarantined").count(), 1, "{log}");
+        assert_quarantined(&node, &at, told);
 
         registry.heal();
         let second = node.mount(&registry.image(), "second");

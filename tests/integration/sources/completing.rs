@@ -1,5 +1,6 @@
 //! What is done in the background with layers whose index was not made here: completed, compared, and quarantined if they lie.
 
+use std::path::Path;
 use std::process::Command;
 
 use oncefs::digest::Digest;
@@ -56,6 +57,17 @@ fn a_blob_that_is_another_as_a_whole_is_told_and_its_frames_still_serve() {
     registry.heal();
     assert_eq!(cat(&at.join(SMALL.0)), SMALL.1);
     assert!(indexes(&node)[0].contains("not verified"), "{:?}", indexes(&node));
+}
+
+/// A layer is found out not to be what its index says, told once, and read by nobody any more.
+pub(super) fn assert_quarantined(node: &Node, at: &Path, told: &str) {
+    until("it is found out", || node.oncefs(&["status"]).well().out.contains("quarantined"));
+    let text = node.oncefs(&["status"]).well().out;
+    assert!(text.contains(told), "{text}");
+    let read = run(Command::new("cat").arg(at.join("large")));
+    assert!(read.err.contains("Input/output error"), "{:?}", read.err);
+    let log = std::fs::read_to_string(node.run().join("oncefs.log")).unwrap();
+    assert_eq!(log.matches("layer quarantined").count(), 1, "{log}");
 }
 
 const REGISTRY: &str = "[index]\ntrust = \"registry\"\n";
@@ -136,13 +148,7 @@ fn an_index_that_lies_is_quarantined_and_the_layer_scanned_for_the_next() {
         let registry = image.registry();
         let at = node.mount(&registry.image(), "mnt");
         ls(&at);
-        until("it is found out", || node.oncefs(&["status"]).well().out.contains("quarantined"));
-        let text = node.oncefs(&["status"]).well().out;
-        assert!(text.contains(told), "{text}");
-        let read = run(Command::new("cat").arg(at.join("large")));
-        assert!(read.err.contains("Input/output error"), "{:?}", read.err);
-        let log = std::fs::read_to_string(node.run().join("oncefs.log")).unwrap();
-        assert_eq!(log.matches("layer quarantined").count(), 1, "{log}");
+        assert_quarantined(&node, &at, told);
 
         // A new mount shows what is really there, while the old one is still mounted, and after a restart.
         let second = node.mount(&registry.image(), "second");
