@@ -71,6 +71,7 @@ bench: packages build
 	benches/containerd.py
 	$(CARGO) bench --locked --bench snapshots -- $(CURDIR)/target
 	$(CARGO) bench --locked --bench takeover
+	benches/load.py
 
 install: build install-built
 

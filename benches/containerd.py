@@ -96,9 +96,9 @@ def removed(folder):
 class Node:
     """A containerd, and for oncefs its server, that begin with nothing; all of it is gone at the end."""
 
-    def __init__(self, kind, pause):
+    def __init__(self, kind, pause, configuration=""):
         self.at = tempfile.mkdtemp(prefix="b-", dir=os.path.join(TOP, "target/bench"))
-        self.kind, self.pause, self.children = kind, pause, []
+        self.kind, self.pause, self.configuration, self.children = kind, pause, configuration, []
         self.cgroup = "oncefs-bench-%d" % os.getpid()
         try:
             self.start()
@@ -115,6 +115,7 @@ class Node:
         if self.kind != OVERLAYFS:
             with open(os.path.join(self.at, "oncefs.toml"), "w") as f:
                 f.write('[cri]\nenabled = true\ncontainerd = "%s"\nverify = %s\n' % (self.containerd, str(self.kind == VERIFIED).lower()))
+                f.write(self.configuration)
             self.spawn("oncefs.log", ONCEFS, "--root", self.at + "/store", "--run", self.at + "/run", "--config",
                        self.at + "/oncefs.toml", "serve")
             until("oncefs listens", lambda: listens(self.at + "/run/snapshotter.sock") and listens(self.at + "/run/cri.sock"))
@@ -164,12 +165,12 @@ class Node:
                          if os.path.exists(os.path.join(self.at, name)))
 
 
-def client():
+def client(name="cri"):
     """The client's program, built. It waits for others; how fast it is itself is of no account."""
-    built = subprocess.run(["cargo", "build", "-q", "--bench", "cri", "--message-format", "json"], cwd=TOP, check=True,
+    built = subprocess.run(["cargo", "build", "-q", "--bench", name, "--message-format", "json"], cwd=TOP, check=True,
                            capture_output=True, text=True).stdout
     found = [json.loads(line) for line in built.splitlines() if line.startswith("{")]
-    return [f["executable"] for f in found if f.get("executable") and f["target"]["name"] == "cri"][-1]
+    return [f["executable"] for f in found if f.get("executable") and f["target"]["name"] == name][-1]
 
 
 def measure(cri, kind, registry, *arguments):

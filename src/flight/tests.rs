@@ -42,6 +42,28 @@ async fn everybody_who_comes_while_it_runs_joins_and_gets_the_same_result() {
     assert!(flight.is_empty());
 }
 
+/// More than a node has containers: a base image that all of them wait for.
+#[tokio::test]
+async fn ten_thousand_wait_for_one_run_while_every_second_of_them_leaves() {
+    const WAITERS: usize = 10_000;
+    let flight = Words::new();
+    let (tell, work) = when_told();
+    let first = flight.join(1, || work);
+    let mut tickets: Vec<_> =
+        (0..WAITERS).map(|_| flight.join(1, || async { unreachable!("the work runs already") })).collect();
+    let mut number = 0;
+    tickets.retain(|_| {
+        number += 1;
+        number % 2 == 0
+    });
+    tell.send(Ok("layer")).unwrap();
+    let got = futures::future::join_all(tickets).await;
+    assert_eq!(first.await.unwrap(), "layer");
+    assert_eq!(got.into_iter().filter(|result| result.as_ref().is_ok_and(|got| *got == "layer")).count(), WAITERS / 2);
+    assert_eq!(flight.counts(), (1, WAITERS as u64));
+    assert!(flight.is_empty());
+}
+
 #[tokio::test]
 async fn other_keys_fly_alone() {
     let flight = Words::new();
