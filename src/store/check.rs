@@ -97,7 +97,7 @@ impl Check<'_> {
                 recover::remove_all(&inner.shared.layout.layer(&digest))?;
             } else if self.repair {
                 let record = recover::adopt(&inner.db, &digest)?;
-                inner.entries.lock().insert(digest, Arc::new(Entry::new(digest, record)));
+                inner.entries.lock().insert(digest, Arc::new(Entry::found(digest, record)));
             }
             self.problem(&digest, &what, Ok(done));
         }

@@ -12,13 +12,21 @@ pub(super) struct Entry {
     /// Lock order: `opened`, then this.
     pub(super) record: Mutex<LayerRecord>,
     pub(super) opened: Mutex<Option<Arc<Layer>>>,
+    /// Whether an earlier process wrote its files.
+    is_found: bool,
 }
 
 // === impl Entry ===
 
 impl Entry {
+    /// A layer that was just received.
     pub(super) fn new(digest: LayerDigest, record: LayerRecord) -> Self {
-        Self { digest, record: Mutex::new(record), opened: Mutex::new(None) }
+        Self { digest, record: Mutex::new(record), opened: Mutex::new(None), is_found: false }
+    }
+
+    /// A layer that an earlier process left.
+    pub(super) fn found(digest: LayerDigest, record: LayerRecord) -> Self {
+        Self { is_found: true, ..Self::new(digest, record) }
     }
 
     /// The layer, one and the same for all who ask.
@@ -35,7 +43,10 @@ impl Entry {
     /// The layer for a look at it.
     pub(super) fn look(&self, shared: &Arc<Shared>) -> Result<Layer, StoreError> {
         let LayerRecord { slot, origin } = self.record.lock().clone();
-        let layer = Layer::open(self.digest, slot, origin, shared.clone())?;
+        let mut layer = Layer::open(self.digest, slot, origin, shared.clone())?;
+        if self.is_found && shared.recheck {
+            layer.trust_nothing();
+        }
         shared.recall_verdict(&layer);
         if layer.is_quarantined() {
             // The process that found it bad had no time to remove it.

@@ -122,6 +122,7 @@ impl Layer {
 
     /// The same, for readers or in the background. What a reader joins goes on as a reader's.
     pub async fn fill_for(self: &Arc<Self>, frames: Range<u32>, priority: Priority) -> Result<(), FillFailed> {
+        self.prove(frames.clone(), priority).await;
         self.take_from_twins(frames.clone(), priority).await;
         let requests = self.plan(frames).map_err(|error| Failed::Work(Arc::new(error)))?;
         let filling = stream::iter(requests).map(|frames| self.fill_together(frames, priority));

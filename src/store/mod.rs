@@ -17,6 +17,7 @@ mod layout;
 mod lend;
 mod outage;
 mod passing;
+mod proving;
 mod receive;
 mod recency;
 mod recording;
@@ -83,6 +84,8 @@ const LARGE_MAX: usize = 16;
 pub struct Config {
     /// Requests for missing frames that may be under way at once; each holds up to 4 MiB in memory.
     pub fetches_at_once: usize,
+    /// Whether what an earlier process left on disk is compared with its digest before it is read.
+    pub recheck: bool,
 }
 
 /// A store, open. Clones share it; the root is free again when the last of them and of its layers is dropped.
@@ -115,6 +118,7 @@ pub(crate) struct Shared {
     decodes: Gate,
     /// Frames that pass through a file.
     large: Gate,
+    recheck: bool,
     cache: Cache,
     twins: Twins,
     /// What is known of layers whose blobs have passed as a whole.
@@ -128,7 +132,7 @@ pub(crate) struct Shared {
 impl Default for Config {
     fn default() -> Self {
         // Enough to fill a fast link at 100 ms round trips: 16 x 4 MiB / 0.1 s = 640 MiB/s.
-        Self { fetches_at_once: 16 }
+        Self { fetches_at_once: 16, recheck: false }
     }
 }
 
@@ -153,12 +157,13 @@ impl Store {
             fetches: Gate::new(config.fetches_at_once.clamp(1, FETCHES_MAX)),
             decodes: Gate::new(cores),
             large: Gate::new(config.fetches_at_once.clamp(1, LARGE_MAX)),
+            recheck: config.recheck,
             cache: Cache::new(accesses),
             twins: Twins::default(),
             verdicts: Mutex::new(verdicts),
             lock,
         };
-        let entries = records.into_iter().map(|(digest, record)| (digest, Arc::new(Entry::new(digest, record))));
+        let entries = records.into_iter().map(|(digest, record)| (digest, Arc::new(Entry::found(digest, record))));
         let inner = Inner {
             db,
             entries: Mutex::new(entries.collect()),

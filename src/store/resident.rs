@@ -15,11 +15,14 @@
 //!
 //! A group checks itself because groups change in place: a torn or rotten one counts as not resident.
 
+mod unproven;
+
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 
+use self::unproven::Unproven;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
@@ -41,6 +44,7 @@ pub(super) struct Resident {
     /// Held from clearing to punching, and while a bit is set. Lock order: `disk`, then this.
     changing: Mutex<()>,
     disk: Mutex<Disk>,
+    unproven: Unproven,
 }
 
 /// What the file says.
@@ -109,7 +113,13 @@ impl Resident {
             era: AtomicU64::new(0),
             changing: Mutex::new(()),
             disk: Mutex::new(Disk { file, frames, groups }),
+            unproven: Unproven::default(),
         })
+    }
+
+    /// From now on readers get nothing of what is resident now before it was proven.
+    pub(super) fn trust_nothing(&mut self) {
+        self.unproven = self.groups.iter().map(|group| group.load(Ordering::Acquire)).collect();
     }
 
     /// Whether every frame is resident.
@@ -144,10 +154,36 @@ impl Resident {
             {
                 return Err(Unread::NotResident(missing));
             }
+            if !self.unproven.is_empty()
+                && let Some(unproven) = self.unproven.within(frames())
+            {
+                return Err(Unread::NotResident(unproven));
+            }
             let done = read();
             fence(Ordering::SeqCst);
             if self.era() == era {
                 return done.map_err(Unread::Failed);
+            }
+        }
+    }
+
+    /// From the first to the last frame of `range` that is resident and nobody has compared with its digest since the file was opened; none if
+    /// there is none, or if that is not asked for.
+    pub(super) fn unproven(&self, range: Range<u32>) -> Option<Range<u32>> {
+        if self.unproven.is_empty() { None } else { self.unproven.within(range) }
+    }
+
+    /// Readers get the frame if `proof`, which looks at its bytes, says that they may. A frame that is not resident needs none.
+    pub(super) fn prove<E>(&self, frame: u32, mut proof: impl FnMut() -> Result<(), E>) -> Result<(), E> {
+        loop {
+            let era = self.era();
+            if !self.has(frame) {
+                return Ok(());
+            }
+            let proven = proof();
+            fence(Ordering::SeqCst);
+            if self.era() == era {
+                return proven.map(|()| self.unproven.clear(frame));
             }
         }
     }
@@ -172,6 +208,7 @@ impl Resident {
         }
         let group = self.groups.get((frame / GROUP) as usize).filter(|_| frame < self.frames);
         let group = group.expect("bug: a frame beyond the layer's last was filled");
+        self.unproven.clear(frame);
         if group.fetch_or(bit(frame), Ordering::AcqRel) & bit(frame) == 0 {
             self.missing.fetch_sub(1, Ordering::AcqRel);
         }

@@ -54,6 +54,29 @@ fn dropped_frames_are_gone_on_disk_before_they_are_punched() {
 }
 
 #[test]
+fn what_was_found_is_read_once_it_was_proven_or_written_anew() {
+    let mut resident = open(&bitmap(100), 100);
+    resident.trust_nothing();
+    let read = |resident: &Resident, frames: Range<u32>| resident.read(|| frames.clone(), || Ok::<(), ()>(()));
+    assert!(resident.all(), "it is there all the same");
+    assert_eq!(read(&resident, 30..40), Err(Unread::NotResident(30..40)));
+    for frame in 30..40 {
+        assert_eq!(resident.prove(frame, || Ok::<(), ()>(())), Ok(()));
+    }
+    assert_eq!((read(&resident, 30..40), resident.unproven(29..41)), (Ok(()), Some(29..41)));
+    assert_eq!(resident.prove(50, || Err("wrong")), Err("wrong"));
+    assert_eq!(read(&resident, 50..51), Err(Unread::NotResident(50..51)));
+    resident.drop_frames([50], |_| Ok(())).unwrap();
+    assert_eq!(resident.prove(50, || Err("it is not there")), Ok(()));
+    assert!(resident.mark(50, resident.era_for_writing()));
+    assert_eq!(read(&resident, 50..51), Ok(()));
+    for frame in 0..100 {
+        resident.prove(frame, || Ok::<(), ()>(())).unwrap();
+    }
+    assert_eq!((resident.unproven(0..100), read(&resident, 0..100)), (None, Ok(())));
+}
+
+#[test]
 fn a_bit_set_in_another_era_does_not_count() {
     let resident = open(&bitmap(10), 10);
     resident.drop_frames([3, 4], |_| Ok(())).unwrap();

@@ -1,5 +1,6 @@
 //! `oncefs check`: what has rotted on the disk is found, dropped, and fetched again.
 
+use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 
 use super::image::Image;
@@ -7,11 +8,15 @@ use super::mounting::assert_usual;
 use super::node::Node;
 use super::registry::Registry;
 
-/// Turns a bit in a file of a layer.
-fn flip(node: &Node, image: &Image, layer: usize, file: &str, at: u64) {
+fn layer_file(node: &Node, image: &Image, layer: usize, file: &str) -> File {
     let hex = image.layers[layer].digest().hex();
     let path = node.root().join("layers/sha256").join(hex).join(file);
-    let file = std::fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
+    File::options().read(true).write(true).open(&path).unwrap()
+}
+
+/// Turns a bit in a file of a layer.
+fn flip(node: &Node, image: &Image, layer: usize, file: &str, at: u64) {
+    let file = layer_file(node, image, layer, file);
     let mut byte = [0];
     file.read_exact_at(&mut byte, at).unwrap();
     file.write_all_at(&[byte[0] ^ 0x10], at).unwrap();
@@ -77,4 +82,27 @@ fn a_layer_whose_tree_or_frames_rotted_is_removed_and_scanned_again() {
         assert_usual(&at, 62);
         assert_eq!(registry.count(image.layers[2].digest()).requests, 2);
     }
+}
+
+/// Each file of a layer, at its beginning, in the middle and at its end, while no server runs.
+#[test]
+fn a_bit_that_turned_in_any_file_of_a_layer_is_seen_by_nobody() {
+    let (node, image) = (Node::new(), Image::usual(63));
+    node.configure("[store]\nrecheck = true\n");
+    let registry = Registry::with(&image);
+    node.oncefs(&["pull", &registry.image()]).well();
+    for file in ["data", "tree", "frames", "resident"] {
+        for part in 0..5 {
+            for layer in 0..image.layers.len() {
+                let size = layer_file(&node, &image, layer, file).metadata().unwrap().len();
+                flip(&node, &image, layer, file, (size - 1) * part / 4);
+            }
+            let at = node.mount(&registry.image(), "mnt");
+            assert_usual(&at, 63);
+            node.umount(&at).well();
+            node.assert_at_rest();
+        }
+    }
+    // What was found on the way was put right.
+    assert!(node.oncefs(&["check"]).well().out.contains("all is well"));
 }

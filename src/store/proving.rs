@@ -1,0 +1,62 @@
+//! Frames that an earlier process left on disk, compared with their digests before somebody reads them (`[store] recheck`).
+//!
+//! A bit that turned on the disk meanwhile costs a request and is seen by nobody. Frames of which only the packed form has a digest cannot be
+//! compared: they are fetched again.
+
+use std::io;
+use std::ops::Range;
+
+use futures::future::join_all;
+
+use crate::gate::Urgency;
+use crate::index::frames::FrameId;
+use crate::store::fill::{FillError, blocking};
+use crate::store::layer::Layer;
+use crate::store::wishes::Priority;
+use crate::sync::Arc;
+
+/// How much of a frame is in memory while it is compared.
+const READ_BYTES: usize = 256 << 10;
+
+impl Layer {
+    /// Compares those of the frames that are resident and not proven, each in its flight; what is not as it should be is dropped, for the
+    /// caller to fetch.
+    pub(super) async fn prove(self: &Arc<Self>, frames: Range<u32>, priority: Priority) {
+        let unproven = self.resident().unproven(frames.start..frames.end.min(self.frames().len()));
+        let proving = unproven.into_iter().flatten().map(|frame| {
+            let (key, urgency) = ((self.slot(), frame), Urgency::background());
+            let wish = self.shared.wishes.wish(key, priority);
+            let ticket = self.shared.fills.join(key, || {
+                wish.works(&urgency);
+                self.clone().prove_one(frame, urgency)
+            });
+            async move {
+                let _until_then = wish;
+                ticket.await
+            }
+        });
+        join_all(proving).await;
+    }
+
+    async fn prove_one(self: Arc<Self>, frame: u32, urgency: Urgency) -> Result<(), FillError> {
+        let permit = self.shared.decodes.enter(&urgency).await;
+        blocking(move || {
+            let _until_the_end = permit;
+            if let Err(cause) = self.prove_now(frame) {
+                tracing::warn!(layer = %self.digest(), frame, cause, "a frame on disk cannot be shown to be what it was; it is fetched again");
+                let dropped = self.drop_frames(frame..frame + 1);
+                return dropped.map_err(|error| self.write_error(frame, io::Error::other(error)));
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    fn prove_now(&self, frame: u32) -> Result<(), String> {
+        let digest = self.frames().digest(FrameId(frame)).map_err(|error| error.to_string())?;
+        if digest.is_of_source() {
+            return Err("what is kept of it has no digest".to_owned());
+        }
+        self.check_frame(frame, &mut vec![0; READ_BYTES])
+    }
+}
