@@ -1,7 +1,7 @@
 //! Whether somebody waits for a piece of work: what decides who goes first, and may change while the work waits.
 
 use std::collections::HashMap;
-use std::task::Waker;
+use std::task::{Poll, Waker};
 
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, Mutex};
@@ -58,6 +58,12 @@ impl Urgency {
         }
         let waiting = std::mem::take(&mut self.shared.waiting.lock().by_number);
         waiting.into_values().for_each(Waker::wake);
+    }
+
+    /// Returns once somebody waits for the work.
+    pub async fn raised(&self) {
+        let mut waiting = self.waiting();
+        std::future::poll_fn(|cx| if waiting.is_reader(cx.waker()) { Poll::Ready(()) } else { Poll::Pending }).await;
     }
 
     pub(super) fn waiting(&self) -> Waiting {

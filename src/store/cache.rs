@@ -232,9 +232,13 @@ impl Cache {
     /// Whether so many bytes have room without anything having to go for them, now or soon.
     pub(super) fn has_spare(&self, bytes: u64) -> bool {
         let config = self.config.lock().clone();
+        if config.max_bytes == 0 {
+            return true;
+        }
+        let is_counted = self.is_counted(); // which may change what is used
         let taken = self.taken.load(Ordering::SeqCst);
         let used = self.used.load(Ordering::SeqCst).saturating_add(taken).saturating_add(bytes);
-        config.max_bytes == 0 || (self.is_counted() && used <= config.high_bytes())
+        is_counted && used <= config.high_bytes()
     }
 
     /// Whether it is known how much is used; counts it if not. Blocking the first time.

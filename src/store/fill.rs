@@ -5,28 +5,25 @@
 
 mod again;
 mod error;
+mod large;
 
-use std::fs::File;
-use std::io::{BufWriter, Write as _};
 use std::ops::Range;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt as _, Shared as SharedFuture};
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
-use crate::digest::{Checked, FrameHashing, SourceHashing, check_frame};
+use crate::digest::check_frame;
 use crate::flight::Failed;
 use crate::gate::{Place, Urgency};
-use crate::index::codec::{self, DecodeError};
-use crate::index::frames::{Frame, FrameId};
+use crate::index::codec;
+use crate::index::frames::FrameId;
 use crate::store::layer::Layer;
-use crate::store::source::Pieces;
 use crate::store::wishes::Priority;
 use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, spawn};
-use crate::sys::file;
 
 /// Neighbouring frames are fetched in one request up to so many bytes of blob: enough to make the round trip small
 /// beside the transfer, small enough to hold a few of them in memory.
@@ -41,14 +38,12 @@ const IN_MEMORY_BYTES_MAX: u64 = 8 << 20;
 /// How many requests one call has under way.
 const REQUESTS_OF_A_CALL: usize = 4;
 
-/// A large frame is fetched in requests of this size, with at most this many waiting to be decoded.
-const PIECE_BYTES: u64 = 1 << 20;
-const PIECES_WAITING: usize = 2;
-
 /// Residency is written down so long after a fill: a crash costs fetching what was filled since then once more.
 const SYNC_DELAY: Duration = Duration::from_secs(5);
 
 pub use error::FillError;
+use large::Shown;
+pub(super) use large::{PIECE_BYTES, PIECES_UNHEARD, Piece};
 
 /// What [`Layer::fill`] fails with; everybody who waited for the same frame gets the same.
 pub type FillFailed = Failed<FillError>;
@@ -58,7 +53,8 @@ pub type FillFailed = Failed<FillError>;
 pub(super) struct Fetched {
     pub(super) start: u64,
     pub(super) bytes: Bytes,
-    pub(super) _place: Arc<Place>,
+    /// None if something else bounds them.
+    pub(super) _place: Option<Arc<Place>>,
 }
 
 type Fetching = SharedFuture<BoxFuture<'static, Result<Fetched, FillError>>>;
@@ -69,8 +65,8 @@ enum Way {
     Resident,
     /// In memory, from a request that it may share.
     Small(Fetching, Urgency),
-    /// Piece by piece through a file.
-    Large(Urgency),
+    /// Piece by piece through a file, and somebody may look on.
+    Large(Shown, Urgency),
 }
 
 /// A request that is being put together. Flights that need it wait for it from the start.
@@ -91,7 +87,7 @@ impl Request {
         let fetching = async move {
             let range = range.await.map_err(|_| FillError::Stopping)?;
             let (bytes, place) = layer.fetch(range.clone(), &own).await?;
-            Ok(Fetched { start: range.start, bytes, _place: Arc::new(place) })
+            Ok(Fetched { start: range.start, bytes, _place: Some(Arc::new(place)) })
         };
         Self { fetching: fetching.boxed().shared(), urgency, range: None, sender }
     }
@@ -167,7 +163,7 @@ impl Layer {
                 // Nobody else fills the frame from here on; but somebody may have since it was planned for.
                 let way = match is_large(&source, &data) {
                     _ if self.is_at_hand(frame) => Way::Resident,
-                    true => Way::Large(urgency),
+                    true => Way::Large(Shown::nobody(), urgency),
                     false => Way::Small(request.fetching.clone(), urgency),
                 };
                 shares = matches!(way, Way::Small(..));
@@ -191,7 +187,7 @@ impl Layer {
     async fn fill_one(self: Arc<Self>, id: u32, way: Way) -> Result<(), FillError> {
         let (filled, urgency) = match way {
             Way::Resident => return Ok(()),
-            Way::Large(urgency) => (self.fill_large(id, &urgency).await, urgency),
+            Way::Large(shown, urgency) => (self.fill_large(id, shown, &urgency).await, urgency),
             Way::Small(fetching, urgency) => (self.fill_small(id, fetching, &urgency).await, urgency),
         };
         let filled = match filled {
@@ -258,53 +254,6 @@ impl Layer {
             Err(error) => return Err(error),
         }
         Ok(())
-    }
-
-    /// Fetches a frame piece by piece, decodes and checks it into an unnamed file, and keeps it from there.
-    async fn fill_large(self: &Arc<Self>, id: u32, urgency: &Urgency) -> Result<(), FillError> {
-        let frame = self.frames().get(FrameId(id)).map_err(|error| self.index_error(error))?;
-        let permit = self.shared.large.enter(urgency).await;
-        let (pieces, source) = mpsc::channel(PIECES_WAITING);
-        let (layer, range) = (self.clone(), frame.source.clone());
-        let keeping = blocking(move || {
-            let _until_the_end = permit;
-            let checked = layer.unpack_large(id, &frame, &mut Pieces::new(source))?;
-            let room = layer.shared.cache.room(length(&frame.data)).ok_or_else(|| layer.no_room(id))?;
-            layer.keep_file(id, &frame.data, &checked).map_err(|error| layer.write_error(id, error))?;
-            room.kept();
-            Ok(())
-        });
-        let sending = async {
-            let mut at = range.start;
-            while at < range.end {
-                let end = range.end.min(at + PIECE_BYTES);
-                if pieces.send(self.fetch(at..end, urgency).await?.0).await.is_err() {
-                    break; // the decoder gave up, and says why
-                }
-                at = end;
-            }
-            drop(pieces);
-            Ok(())
-        };
-        let (sent, kept) = futures::future::join(sending, keeping).await;
-        sent.and(kept) // a source that failed is why the decoder did
-    }
-
-    fn unpack_large(&self, id: u32, frame: &Frame, source: &mut Pieces) -> Result<Checked<BufWriter<File>>, FillError> {
-        let unnamed = file::unnamed(self.shared.layout.root()).map_err(|error| self.write_error(id, error))?;
-        if frame.digest.is_of_source() {
-            let mut source = SourceHashing::new(source);
-            let mut out = BufWriter::with_capacity(PIECE_BYTES as usize, unnamed);
-            codec::decode(frame, &mut source, &mut out).map_err(|error| self.decode_error(id, error))?;
-            out.flush().map_err(|error| self.write_error(id, error))?;
-            let finished = source.finish(out, &frame.digest).map_err(DecodeError::Read);
-            let finished = finished.map_err(|error| self.decode_error(id, error))?;
-            return finished.map_err(|error| self.mismatch(id, error));
-        }
-        let mut hashing = FrameHashing::new(BufWriter::with_capacity(PIECE_BYTES as usize, unnamed), &frame.digest);
-        codec::decode(frame, source, &mut hashing).map_err(|error| self.decode_error(id, error))?;
-        hashing.flush().map_err(|error| self.write_error(id, error))?;
-        hashing.finish().map_err(|error| self.mismatch(id, error))
     }
 
     /// Sees to it that residency is written down in a while.

@@ -75,7 +75,8 @@ pub use wishes::Priority;
 
 /// More requests are no faster anywhere.
 const FETCHES_MAX: usize = 1024;
-/// Each takes a thread that may block for long.
+/// Each takes a thread that may block for long. One that a pass overhears may go as slowly as it likes: readers have another.
+const LARGE_MIN: usize = 2;
 const LARGE_MAX: usize = 16;
 
 /// What of the store can be chosen.
@@ -156,7 +157,7 @@ impl Store {
             fetching: Fetching::default(),
             fetches: Gate::new(config.fetches_at_once.clamp(1, FETCHES_MAX)),
             decodes: Gate::new(cores),
-            large: Gate::new(config.fetches_at_once.clamp(1, LARGE_MAX)),
+            large: Gate::new(config.fetches_at_once.clamp(LARGE_MIN, LARGE_MAX)),
             recheck: config.recheck,
             cache: Cache::new(accesses),
             twins: Twins::default(),

@@ -2,7 +2,9 @@
 //! and each frame that passes and is not here is decoded, checked and kept, through the same door as a reader's.
 //!
 //! Piece by piece, each a request of its own: between two of them readers go first, and it can be stopped. What passes never drives
-//! anything out of the cache.
+//! anything out of the cache. A frame that is too large for memory is filled by its own flight, one at a time, which the pass overhears.
+
+mod overheard;
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -12,12 +14,13 @@ use bytes::Bytes;
 use crate::flight::Failed;
 use crate::gate::{Place, Urgency};
 use crate::index::frames::FrameId;
-use crate::store::fill::{Fetched, FillError, FillFailed, is_large};
+use crate::store::fill::{Fetched, FillError, FillFailed, PIECE_BYTES, is_large};
 use crate::store::layer::Layer;
 use crate::sync::Arc;
+use overheard::Overheard;
 
 /// What is asked for at a time, as with readers.
-const PIECE_BYTES: u64 = 4 << 20;
+const REQUEST_BYTES: u64 = 4 << 20;
 
 /// A pass over a layer's blob.
 pub struct Passing {
@@ -29,8 +32,10 @@ pub struct Passing {
     missing: VecDeque<(Range<u64>, u32)>,
     /// The part of the blob up to `at` that the first of them may need.
     kept: Bytes,
-    /// Frames that were not kept, as there was no room.
-    left_out: u32,
+    /// Those that are too large for that.
+    large: VecDeque<(Range<u64>, u32)>,
+    /// The one of them that is passing.
+    overheard: Option<Overheard>,
 }
 
 // === impl Layer ===
@@ -38,17 +43,26 @@ pub struct Passing {
 impl Layer {
     /// Begins a pass over the blob.
     pub fn pass(self: &Arc<Self>) -> Result<Passing, FillError> {
-        let mut missing = Vec::new();
+        let (mut missing, mut large) = (Vec::new(), Vec::new());
         for frame in (0..self.frames().len()).filter(|frame| !self.is_resident(*frame)) {
             let source = self.frames().source_range(FrameId(frame)).map_err(|error| self.index_error(error))?;
             let data = self.frames().data_range(FrameId(frame)).map_err(|error| self.index_error(error))?;
-            if !is_large(&source, &data) {
-                missing.push((source, frame));
-            }
+            let kind = if is_large(&source, &data) { &mut large } else { &mut missing };
+            kind.push((source, frame));
         }
         missing.sort_by_key(|(source, frame)| (source.start, *frame));
-        let (layer, urgency) = (self.clone(), Urgency::background());
-        Ok(Passing { layer, urgency, at: 0, missing: missing.into(), kept: Bytes::new(), left_out: 0 })
+        large.sort_by_key(|(source, frame)| (source.start, *frame));
+        let mut passing = Passing {
+            layer: self.clone(),
+            urgency: Urgency::background(),
+            at: 0,
+            missing: missing.into(),
+            kept: Bytes::new(),
+            large: large.into(),
+            overheard: None,
+        };
+        passing.look_ahead();
+        Ok(passing)
     }
 
     /// What came of the blob was not it: it is not had from that place again, if there is another.
@@ -62,15 +76,15 @@ impl Layer {
 // === impl Passing ===
 
 impl Passing {
-    /// How many bytes come next; 0 at the end.
+    /// How many bytes come next, or a few less; 0 at the end.
     pub fn next_bytes(&self) -> u64 {
-        let size = self.layer.frames().heading().blob_bytes;
-        PIECE_BYTES.min(size.saturating_sub(self.at))
-    }
-
-    /// Frames that were not kept, as there was no room.
-    pub fn left_out(&self) -> u32 {
-        self.left_out
+        let end = self.layer.frames().heading().blob_bytes;
+        let (end, most) = match (&self.overheard, self.large.front()) {
+            (Some(overheard), _) => (end.min(overheard.end()), PIECE_BYTES),
+            (None, Some((source, _))) => (end.min(source.start), REQUEST_BYTES),
+            (None, None) => (end, REQUEST_BYTES),
+        };
+        most.min(end.saturating_sub(self.at))
     }
 
     /// The next piece, once the frames that end in it are here; `None` at the end of the blob. That a frame is not what the
@@ -80,14 +94,40 @@ impl Passing {
         if range.is_empty() {
             return Ok(None);
         }
-        let fetched = self.layer.fetch(range.clone(), &self.urgency).await;
-        let (piece, place) = fetched.map_err(|error| Failed::Work(Arc::new(error)))?;
-        self.at = range.end;
-        self.fill_from(&piece, Arc::new(place)).await?;
+        let heard = match &mut self.overheard {
+            Some(overheard) => overheard.next(self.at).await,
+            None => None,
+        };
+        let (piece, place) = match heard {
+            Some(piece) => (piece, None),
+            None => {
+                let fetched = self.layer.fetch(range, &self.urgency).await;
+                let (piece, place) = fetched.map_err(|error| Failed::Work(Arc::new(error)))?;
+                (piece, Some(Arc::new(place)))
+            }
+        };
+        self.at += piece.len() as u64;
+        self.fill_from(&piece, place).await?;
+        if let Some(overheard) = self.overheard.take_if(|overheard| overheard.end() <= self.at) {
+            overheard.ended().await?;
+        }
+        self.look_ahead();
         Ok(Some(piece))
     }
 
-    async fn fill_from(&mut self, piece: &Bytes, place: Arc<Place>) -> Result<(), FillFailed> {
+    /// From where a large frame begins, its flight is overheard.
+    fn look_ahead(&mut self) {
+        while self.overheard.is_none() && self.large.front().is_some_and(|(source, _)| source.start <= self.at) {
+            let Some((source, frame)) = self.large.pop_front() else { return };
+            // Of large frames that lie in one another each would fetch the same anew: they are for readers to ask for.
+            let is_apart = self.at - source.start <= PIECE_BYTES && source.end > self.at;
+            if is_apart && !self.layer.is_resident(frame) && self.may_keep(frame) {
+                self.overheard = Some(Overheard::new(&self.layer, frame, source.end));
+            }
+        }
+    }
+
+    async fn fill_from(&mut self, piece: &Bytes, place: Option<Arc<Place>>) -> Result<(), FillFailed> {
         let kept = std::mem::take(&mut self.kept);
         if self.missing.front().is_none_or(|(source, _)| source.start >= self.at) {
             return Ok(());
@@ -119,11 +159,9 @@ impl Passing {
     }
 
     /// Whether there is room without anything having to go.
-    fn may_keep(&mut self, frame: u32) -> bool {
+    fn may_keep(&self, frame: u32) -> bool {
         let bytes = self.layer.frames().data_range(FrameId(frame)).map_or(0, |data| data.end - data.start);
-        let may = self.layer.is_resident(frame) || self.layer.shared.cache.has_spare(bytes);
-        self.left_out += u32::from(!may);
-        may
+        self.layer.is_resident(frame) || self.layer.shared.cache.has_spare(bytes)
     }
 }
 

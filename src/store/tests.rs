@@ -21,6 +21,8 @@ use crate::index::tree::write::{Content, Inode, Labels, Source};
 use crate::index::tree::{Kind, Time, write};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 
+mod passing;
+
 /// A layer whose blob is its data, in frames of one size.
 struct Sample {
     digest: LayerDigest,

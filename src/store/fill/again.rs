@@ -5,6 +5,7 @@ use futures::future::FutureExt as _;
 
 use crate::gate::Urgency;
 use crate::index::frames::FrameId;
+use crate::store::fill::large::Shown;
 use crate::store::fill::{Fetched, FillError, is_large};
 use crate::store::layer::Layer;
 use crate::store::outage::Turn;
@@ -70,10 +71,10 @@ impl Layer {
         let source = self.frames().source_range(FrameId(id)).map_err(|error| self.index_error(error))?;
         let data = self.frames().data_range(FrameId(id)).map_err(|error| self.index_error(error))?;
         if is_large(&source, &data) {
-            return self.fill_large(id, urgency).await;
+            return self.fill_large(id, Shown::nobody(), urgency).await;
         }
         let (bytes, place) = self.fetch(source.clone(), urgency).await?;
-        let fetched = Fetched { start: source.start, bytes, _place: Arc::new(place) };
+        let fetched = Fetched { start: source.start, bytes, _place: Some(Arc::new(place)) };
         self.fill_small(id, futures::future::ready(Ok(fetched)).boxed().shared(), urgency).await
     }
 }
