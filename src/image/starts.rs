@@ -113,6 +113,7 @@ impl Images {
     /// The first `length` layers of the image are open: watches what becomes of it, if that is all of them, and fetches ahead
     /// what earlier starts wanted.
     pub(super) fn started(&self, image: &Arc<Image>, length: usize, starting: Starting, opened: &Opened) {
+        self.shared.store.expect_readers();
         let starts = &self.shared.starts;
         let config = starts.config.lock().clone();
         if length < image.layers.len() {

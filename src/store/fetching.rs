@@ -102,7 +102,12 @@ impl Store {
         }
     }
 
-    /// For how long no reader has waited for frames; zero while one does.
+    /// Somebody begins to use layers: readers will come in a moment.
+    pub fn expect_readers(&self) {
+        *self.inner.shared.fetching.last_reader.lock() = Some(Instant::now());
+    }
+
+    /// For how long no reader has waited for frames, or was to be expected; zero while one waits.
     pub fn idle_for(&self) -> Duration {
         self.inner.shared.fetching.idle_for()
     }

@@ -8,6 +8,7 @@ pub(crate) mod contract;
 mod estargz;
 mod from_memory;
 mod hostile;
+mod idle;
 pub(crate) mod made;
 mod published;
 mod shared;

@@ -30,7 +30,11 @@ pub(super) struct Stage {
 
 impl Stage {
     pub(super) fn new() -> Self {
-        let (image, registry) = (image(), DebianRegistry::start(None));
+        Self::with(image())
+    }
+
+    pub(super) fn with(image: Image) -> Self {
+        let registry = DebianRegistry::start(None);
         let keys = tempfile::tempdir().unwrap();
         let layout = keys.path().join("layout");
         fs::create_dir(&layout).unwrap();
