@@ -75,6 +75,7 @@ impl Exposed {
         ours.register("build", "The program's version", Facts::new([("version", env!("CARGO_PKG_VERSION"))]));
         let counted = Counted::register(ours);
         node.images().registry().counters().register(ours);
+        node.images().metrics().register(ours);
         mounts.metrics().register(ours);
         let cri = cri::Metrics::register(ours);
         if let Some(snapshots) = &snapshots {
@@ -221,10 +222,6 @@ impl Collector for Looked {
         counter(&mut encoder, "scans_started", "Flights begun for a layer that somebody wanted", started)?;
         counter(&mut encoder, "scans_joined", "How often somebody joined one that was under way", joined)?;
         counter(&mut encoder, "scans_failed", "Background scans that failed", images.failed_scans())?;
-        let (starts, ahead) = images.start_counts();
-        counter(&mut encoder, "starts_recorded", "Starts of images that were watched and kept", starts)?;
-        let help = "Bytes of blobs fetched ahead because earlier starts wanted them";
-        counter(&mut encoder, "starts_ahead_bytes", help, ahead)?;
         let claims: usize = images.claimed().iter().map(|image| image.claims).sum();
         gauge(&mut encoder, "chain_claims", "Claims of containerd's snapshots on chains", None, claims as u64)?;
         let all = self.snapshots.as_ref().map_or_else(Vec::new, |snapshots| snapshots.list(&Filters::default()));

@@ -11,6 +11,7 @@ mod chains;
 mod convert;
 mod declines;
 mod layer;
+mod metrics;
 mod progress;
 mod publish;
 mod publishing;
@@ -42,6 +43,7 @@ pub use believed::{IndexConfig, Trust};
 pub use cache::{Pinned, Prune, Pruned};
 pub use chains::{ChainError, ChainSource, ChainUsage, ChainWanted, ClaimedImage, Held, Search};
 pub use layer::Need;
+pub use metrics::Metrics;
 pub use progress::{LayerState, LayerStatus};
 pub use publish::{PublishError, PublishedIndex, Pushed, Verdict};
 pub use publishing::Publish;
@@ -165,6 +167,7 @@ struct Shared {
     /// Says that a layer or an image's record is nobody's any more: who waited for that may try.
     freed: watch::Sender<()>,
     failed_scans: AtomicU64,
+    metrics: Metrics,
     completing: Completing,
     publishing: Publishing,
 }
@@ -206,6 +209,7 @@ impl Images {
             work: watch::Sender::default(),
             freed: watch::Sender::default(),
             failed_scans: AtomicU64::new(0),
+            metrics: Metrics::new(),
             completing: Completing::default(),
             publishing: Publishing::new(index),
         };
@@ -216,6 +220,10 @@ impl Images {
         let uses = move || shared.upgrade().map(|shared| Self { shared }.uses()).unwrap_or_default();
         images.shared.store.set_uses(Arc::new(uses));
         images
+    }
+
+    pub fn metrics(&self) -> &Metrics {
+        &self.shared.metrics
     }
 
     pub fn store(&self) -> &Store {

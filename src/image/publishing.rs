@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
 use super::background::{QUIET, QUIET_LOOK};
+use super::metrics::Attempt;
 use super::publish::PublishError;
 use super::{Image, Images, IndexConfig};
 use crate::blob::Origin;
@@ -74,6 +75,8 @@ enum Outcome {
     ThereIsOne,
     /// Not all of it was scanned here, yet.
     NotScanned,
+    /// The repository refused another image's while this one waited for its turn.
+    Refused,
 }
 
 // === impl Images ===
@@ -88,6 +91,7 @@ impl Images {
         let (images, image) = (self.clone(), image.clone());
         crate::sync::spawn(async move {
             let done = images.publish_scanned(&image).await;
+            images.shared.metrics.published(counted(&done));
             images.shared.publishing.end(&image, done);
         });
     }
@@ -95,7 +99,10 @@ impl Images {
     async fn publish_scanned(&self, image: &Arc<Image>) -> Result<Outcome, PublishError> {
         let publishing = &self.shared.publishing;
         let _alone = publishing.one_at_a_time.acquire().await.map_err(|_| PublishError::Stopping)?;
-        if publishing.refuses(&image.origin) || !self.was_scanned(image).await? {
+        if publishing.refuses(&image.origin) {
+            return Ok(Outcome::Refused);
+        }
+        if !self.was_scanned(image).await? {
             return Ok(Outcome::NotScanned);
         }
         for _ in 0..QUIET_LOOKS_MAX {
@@ -144,8 +151,12 @@ impl Images {
                 Ok::<_, PublishError>(index.digest)
             };
             match publish.await {
-                Ok(index) => tracing::info!(image = image.reference, %index, "index published with a start-up profile"),
+                Ok(index) => {
+                    images.shared.metrics.published(Attempt::WithProfile);
+                    tracing::info!(image = image.reference, %index, "index published with a start-up profile");
+                }
                 Err(error) => {
+                    images.shared.metrics.published(Attempt::Failed);
                     tracing::info!(
                         image = image.reference,
                         error = with_causes(&error),
@@ -155,6 +166,23 @@ impl Images {
             }
         });
     }
+}
+
+fn counted(done: &Result<Outcome, PublishError>) -> Attempt {
+    match done {
+        Ok(Outcome::Published) => Attempt::Published,
+        Ok(Outcome::ThereIsOne) => Attempt::ThereIsOne,
+        Ok(Outcome::NotScanned) => Attempt::NotScanned,
+        Ok(Outcome::Refused) => Attempt::Refused,
+        Err(PublishError::Registry(RegistryError::NotPushed(_))) => Attempt::Local,
+        Err(error) if is_refusal(error) => Attempt::Refused,
+        Err(_) => Attempt::Failed,
+    }
+}
+
+/// Whether it is known of the repository now that it will not be pushed to.
+fn is_refusal(error: &PublishError) -> bool {
+    matches!(error, PublishError::Registry(RegistryError::Denied { .. } | RegistryError::Login { .. }))
 }
 
 fn key_of(image: &Image) -> Key {
@@ -191,10 +219,11 @@ impl Publishing {
         let (now, key) = (Instant::now(), key_of(image));
         let pause = match &done {
             Ok(Outcome::Published | Outcome::ThereIsOne) => DONE_FOR,
-            Ok(Outcome::NotScanned) => Duration::ZERO,
+            // It is looked at again when the image is used again.
+            Ok(Outcome::NotScanned | Outcome::Refused) => Duration::ZERO,
             // It lies on this machine, and will not be elsewhere.
             Err(PublishError::Registry(RegistryError::NotPushed(_))) => DONE_FOR,
-            Err(PublishError::Registry(RegistryError::Denied { .. } | RegistryError::Login { .. })) => {
+            Err(error) if is_refusal(error) => {
                 let mut state = self.state.lock();
                 forget_old(&mut state.refusing, REFUSING_MAX, now);
                 state.refusing.insert(image.origin.clone(), now + REFUSED_FOR);

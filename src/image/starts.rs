@@ -6,7 +6,7 @@
 mod ahead;
 mod elsewhere;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -15,7 +15,6 @@ use super::{Image, Images, Opened, Shared};
 use crate::digest::{Digest, LayerDigest};
 use crate::index::profile::{Part, Profile};
 use crate::store::{Recorded, Recording, StartFile, Store, StoreError};
-use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex};
 
 use elsewhere::Coming;
@@ -61,8 +60,6 @@ const WATCHED_MAX: usize = 64;
 pub(super) struct Starts {
     config: Mutex<ProfileConfig>,
     watched: Mutex<HashMap<Digest, Arc<Watched>>>,
-    recorded: AtomicU64,
-    ahead_bytes: AtomicU64,
 }
 
 struct Watched {
@@ -70,8 +67,14 @@ struct Watched {
     began: SystemTime,
     usable_us: u64,
     recording: Arc<Recording>,
-    ahead_frames: AtomicU64,
-    ahead_bytes: AtomicU64,
+    ahead: Mutex<Ahead>,
+}
+
+/// What was fetched ahead of a start's readers.
+#[derive(Default)]
+struct Ahead {
+    frames: HashSet<(LayerDigest, u32)>,
+    bytes: u64,
 }
 
 /// Somebody has looked, and the layers are on their way.
@@ -104,12 +107,6 @@ impl Images {
         *self.shared.starts.config.lock() = config;
     }
 
-    /// Starts that were watched to their end, and bytes of blobs that were fetched ahead for some.
-    pub fn start_counts(&self) -> (u64, u64) {
-        let starts = &self.shared.starts;
-        (starts.recorded.load(Ordering::Relaxed), starts.ahead_bytes.load(Ordering::Relaxed))
-    }
-
     /// The first `length` layers of the image are open: watches what becomes of it, if that is all of them, and fetches ahead
     /// what earlier starts wanted.
     pub(super) fn started(&self, image: &Arc<Image>, length: usize, starting: Starting, opened: &Opened) {
@@ -125,8 +122,7 @@ impl Images {
             began,
             usable_us: recording.elapsed_us(),
             recording,
-            ahead_frames: AtomicU64::new(0),
-            ahead_bytes: AtomicU64::new(0),
+            ahead: Mutex::default(),
         });
         if config.record_secs > 0 && starts.watch(&watched) {
             opened.layers.values().for_each(|layer| watched.recording.follow(layer));
@@ -178,6 +174,9 @@ impl Images {
             let kept = self.shared.store.put_start(manifest, StartFile::Profile, bytes);
             kept.map_err(|error| error.to_string())
         });
+        if kept.is_ok() {
+            self.shared.metrics.took_profile();
+        }
         kept.inspect_err(|cause| tracing::info!(%manifest, cause, "a start-up profile was not taken in")).is_ok()
     }
 }
@@ -207,7 +206,8 @@ impl Shared {
         if start.recorded.touches.is_empty() {
             return; // nobody read anything that a layer's data file has
         }
-        self.starts.recorded.fetch_add(1, Ordering::Relaxed);
+        self.metrics.recorded.inc();
+        self.metrics.used_bytes.inc_by(watched.used_bytes(&start.recorded));
         match keep(&self.store, &start) {
             Ok(parts) => {
                 let (image, touches) = (&start.reference, start.recorded.touches.len());
@@ -238,6 +238,7 @@ fn keep(store: &Store, start: &Start) -> Result<usize, StoreError> {
 
 impl Watched {
     fn start(&self) -> Start {
+        let ahead = self.ahead.lock();
         let since_1970 = self.began.duration_since(UNIX_EPOCH).unwrap_or_default();
         Start {
             version: VERSION,
@@ -247,10 +248,17 @@ impl Watched {
             began_ms: u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX),
             usable_us: self.usable_us,
             recorded_us: self.recording.elapsed_us(),
-            ahead_frames: self.ahead_frames.load(Ordering::Relaxed),
-            ahead_bytes: self.ahead_bytes.load(Ordering::Relaxed),
+            ahead_frames: ahead.frames.len() as u64,
+            ahead_bytes: ahead.bytes,
             layers: self.image.layers.iter().map(|layer| layer.digest).collect(),
             recorded: self.recording.recorded(),
         }
+    }
+
+    /// Bytes of blobs that were fetched ahead and then read.
+    fn used_bytes(&self, recorded: &Recorded) -> u64 {
+        let ahead = self.ahead.lock();
+        let used = recorded.touches.iter().filter(|touch| ahead.frames.contains(&(touch.layer, touch.frame)));
+        used.map(|touch| touch.source.end - touch.source.start).sum()
     }
 }

@@ -8,11 +8,11 @@ use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
 use super::Watched;
 use super::elsewhere::Coming;
+use crate::image::metrics::Foreseen;
 use crate::image::{Images, Opened};
 use crate::index::frames::FrameId;
 use crate::index::profile::{BySource, PARTS_MAX, Part, Profile};
 use crate::store::{Layer, Priority, StartFile};
-use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, Weak};
 
 /// Parts of a profile are put in the order of the blob within windows of so many bytes: what is wanted soon may come a little
@@ -66,7 +66,7 @@ impl Images {
         layers.sort_by_key(|(place, _)| *place);
         let images = Arc::downgrade(&self.shared);
         crate::sync::spawn(async move {
-            profile.arrived().await;
+            let came = profile.arrived().await;
             let (shared, manifest) = (images.clone(), watched.image.manifest_digest);
             let planned = tokio::task::spawn_blocking(move || {
                 let kept = shared.upgrade()?.store.start(&manifest, StartFile::Profile).ok()?;
@@ -75,10 +75,16 @@ impl Images {
                     profile.inspect_err(|cause| tracing::info!(%manifest, %cause, "no profile of this image")).ok()
                 });
                 let layers: Vec<_> = layers.iter().filter_map(|(_, layer)| layer.upgrade()).collect();
-                let parts = profile.map_or_else(|| wanted_first(&layers), |profile| profile.parts);
-                Some(plan(&layers, &parts, bytes_max))
+                let (parts, foreseen) = match profile {
+                    Some(profile) => (profile.parts, if came { Foreseen::Elsewhere } else { Foreseen::Here }),
+                    None => (wanted_first(&layers), Foreseen::Index),
+                };
+                Some((plan(&layers, &parts, bytes_max), foreseen))
             });
-            let Ok(Some(stretches)) = planned.await else { return };
+            let Ok(Some((stretches, foreseen))) = planned.await else { return };
+            if let Some(shared) = images.upgrade().filter(|_| !stretches.is_empty()) {
+                shared.metrics.foresaw(foreseen);
+            }
             let fetches = stream::iter(stretches).map(|stretch| {
                 let (images, watched) = (images.clone(), watched.clone());
                 async move {
@@ -86,10 +92,10 @@ impl Images {
                     let filled = layer.fill_for(stretch.frames.clone(), Priority::Background).await;
                     filled.map_err(|_who_reads_it_learns_why| Over)?;
                     let shared = images.upgrade().ok_or(Over)?;
-                    let frames = u64::from(stretch.frames.end - stretch.frames.start);
-                    watched.ahead_frames.fetch_add(frames, Ordering::Relaxed);
-                    watched.ahead_bytes.fetch_add(stretch.bytes, Ordering::Relaxed);
-                    shared.starts.ahead_bytes.fetch_add(stretch.bytes, Ordering::Relaxed);
+                    let mut ahead = watched.ahead.lock();
+                    ahead.frames.extend(stretch.frames.map(|frame| (layer.digest(), frame)));
+                    ahead.bytes += stretch.bytes;
+                    shared.metrics.ahead_bytes.inc_by(stretch.bytes);
                     Ok(())
                 }
             });

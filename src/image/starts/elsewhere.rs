@@ -17,15 +17,16 @@ use crate::index::sources::{Beliefs, Binding, candidates};
 use crate::sync::Arc;
 
 /// A profile that is on its way, if there may be one.
-pub(super) struct Coming(Option<oneshot::Receiver<()>>);
+pub(super) struct Coming(Option<oneshot::Receiver<bool>>);
 
 // === impl Coming ===
 
 impl Coming {
-    /// Returns when it is here, or is known not to come.
-    pub(super) async fn arrived(self) {
-        if let Some(arrived) = self.0 {
-            let _it_is_over_when_nobody_can_say_so = arrived.await;
+    /// Returns when it is here, or is known not to come, and says which.
+    pub(super) async fn arrived(self) -> bool {
+        match self.0 {
+            Some(arrived) => arrived.await.unwrap_or(false),
+            None => false,
         }
     }
 }
@@ -41,7 +42,6 @@ impl Images {
         let (images, image) = (self.clone(), image.clone());
         let (over, arrived) = oneshot::channel();
         crate::sync::spawn(async move {
-            let _dropped_at_the_end = over;
             let manifest = image.manifest_digest;
             let own = images.clone();
             let has_own = tokio::task::spawn_blocking(move || own.profile(&manifest).is_some());
@@ -53,6 +53,7 @@ impl Images {
                     let taking = tokio::task::spawn_blocking(move || images.take_profile(&manifest, &bytes));
                     let is_taken = taking.await.unwrap_or(false);
                     tracing::info!(image = image.reference, is_taken, "start-up profile of another node");
+                    let _nobody_may_wait_for_it = over.send(is_taken);
                 }
                 Ok(None) => {}
                 Err(error) => {

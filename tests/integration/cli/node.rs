@@ -145,6 +145,15 @@ impl Node {
     }
 
     /// Programs of this test, by the paths in their command lines.
+    /// The value of a metric with these labels.
+    #[track_caller]
+    pub(crate) fn metric(&self, name: &str) -> f64 {
+        let control = std::os::unix::net::UnixStream::connect(self.run.join("control.sock")).unwrap();
+        let page = crate::daemon::stage::get(control, "/metrics").body;
+        let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("{name} is not in\n{page}")).parse().unwrap()
+    }
+
     pub(crate) fn processes(&self) -> Vec<Pid> {
         processes_naming(self.dir.path())
     }

@@ -1,6 +1,5 @@
 //! What is done in the background with layers whose index was not made here: completed, compared, and quarantined if they lie.
 
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
 
@@ -10,7 +9,6 @@ use serde_json::{Value, json};
 use super::made::{Indexed, SMALL, assert_same_trees, converted, indexes, original, repacked, with_soci};
 use crate::cli::node::{Node, cat, ls, run, until};
 use crate::cli::registry::{Fault, Registry};
-use crate::daemon::stage::get;
 
 const ALWAYS: &str = "[fetch]\nbackground = \"always\"\n";
 
@@ -187,12 +185,7 @@ fn readers_wait_for_a_registry_that_is_away_and_ask_it_seldom() {
     let log = || std::fs::read_to_string(node.run().join("oncefs.log")).unwrap();
     until("they wait", || log().contains("its readers wait"));
     let asked = || registry.count(&digest).requests - before;
-    let control = node.run().join("control.sock");
-    until("it was asked again, twice", || {
-        let metrics = get(UnixStream::connect(&control).unwrap(), "/metrics").body;
-        let tries = metrics.lines().find_map(|line| line.strip_prefix("oncefs_fetch_outage_tries_total "));
-        tries.unwrap().parse::<u32>().unwrap() >= 3
-    });
+    until("it was asked again, twice", || node.metric("oncefs_fetch_outage_tries_total") >= 3.0);
     // Each reader's first, with its retries, and then one for all with growing pauses.
     assert!(asked() <= 64, "{} requests", asked());
     assert_eq!(log().matches("the layer's source is away; its readers wait").count(), 1, "{}", log());
