@@ -1,13 +1,15 @@
 //! From a layer's digest to a layer in the store: it is there, or an index is found that the manifest binds to it, or it is
 //! scanned; each once, however many want it.
 
+use futures::future::try_join_all;
+
 use super::beside::BesideImage;
 use super::chains::AtWork;
 use super::progress::LayerProgress;
-use super::{Image, ImageError, Images, LayerError};
+use super::{Claim, Image, ImageError, ImageFailed, Images, LayerError};
 use crate::blob::{Blob, Blobs as _, Layered};
+use crate::digest::ChainId;
 use crate::errors::with_causes;
-use crate::flight::Ticket;
 use crate::index::scan::{Verified, scan};
 use crate::index::sources::{self, Binding};
 use crate::store::{Layer, Measure, Receiving, StoreError};
@@ -27,7 +29,7 @@ pub enum Need {
 
 impl Images {
     /// A claim on the layer. The work, if there is some, goes on as long as anybody holds a claim on it.
-    pub fn layer(&self, image: &Arc<Image>, layer: &Layered, need: Need) -> Ticket<Arc<Layer>, ImageError> {
+    pub fn layer(&self, image: &Arc<Image>, layer: &Layered, need: Need) -> Claim {
         match self.binding(image, layer).filter(|_| need == Need::Usable) {
             Some(binding) => self.shared.indexing.join((layer.digest, binding), || {
                 let (images, image, layer) = (self.clone(), image.clone(), layer.clone());
@@ -35,6 +37,35 @@ impl Images {
             }),
             None => self.verified(image, layer),
         }
+    }
+
+    pub(super) async fn first_layers(
+        &self,
+        image: &Arc<Image>,
+        length: usize,
+        need: Need,
+    ) -> Result<Vec<Arc<Layer>>, ImageFailed> {
+        let claims = self.claims(image, length, need).into_iter();
+        let tickets = claims.map(|(at, ticket)| async move { ticket.await.map(|layer| (at, layer)) });
+        let mut layers = try_join_all(tickets).await?;
+        layers.sort_by_key(|(at, _)| *at);
+        Ok(layers.into_iter().map(|(_, layer)| layer).collect())
+    }
+
+    /// A claim on each of the image's first layers, with its place.
+    fn claims(&self, image: &Arc<Image>, length: usize, need: Need) -> Vec<(usize, Claim)> {
+        // The largest first: it decides when all are done.
+        let mut order: Vec<usize> = (0..length).collect();
+        order.sort_by_key(|at| std::cmp::Reverse(image.layers.get(*at).map_or(0, |layer| layer.size)));
+        order.into_iter().filter_map(|at| Some((at, self.layer(image, image.layers.get(at)?, need)))).collect()
+    }
+
+    /// Claims on the layers that the chain is opened with first. As long as they are kept, the work on each goes on, also when the
+    /// chain cannot be opened because of another.
+    pub fn claim_layers(&self, chain: &ChainId) -> Vec<Claim> {
+        let Some((image, length)) = self.images_that_have(chain).into_iter().next() else { return Vec::new() };
+        let need = if self.is_disputed(chain) { Need::Verified } else { Need::Usable };
+        self.claims(&image, length, need).into_iter().map(|(_, claim)| claim).collect()
     }
 
     /// The index that is used for the layer, if it is not scanned.
@@ -107,7 +138,7 @@ impl Images {
         self.shared.believed.believes(layer.frames().heading(), image, says)
     }
 
-    fn verified(&self, image: &Arc<Image>, layer: &Layered) -> Ticket<Arc<Layer>, ImageError> {
+    fn verified(&self, image: &Arc<Image>, layer: &Layered) -> Claim {
         self.shared.scanning.join(layer.digest, || {
             let (images, image, layer) = (self.clone(), image.clone(), layer.clone());
             async move {

@@ -29,7 +29,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::blob::{Layered, Origin};
 use crate::digest::{ChainId, Digest, LayerDigest};
-use crate::flight::{Failed, Flight};
+use crate::flight::{Failed, Flight, Ticket};
 use crate::index::scan::{Limits, ScanError};
 use crate::index::sources::Binding;
 use crate::registry::{Registry, RegistryError};
@@ -142,6 +142,9 @@ pub enum LayerError {
 /// What a caller of a flight gets instead of a result.
 pub type ImageFailed = Failed<ImageError>;
 
+/// A claim on a layer, and what becomes of it.
+pub type Claim = Ticket<Arc<Layer>, ImageError>;
+
 struct Shared {
     registry: Registry,
     store: Store,
@@ -239,22 +242,6 @@ impl Images {
         let layers = self.first_layers(image, image.layers.len(), Need::Verified).await?;
         self.publish_by_itself(image);
         Ok(layers)
-    }
-
-    async fn first_layers(
-        &self,
-        image: &Arc<Image>,
-        length: usize,
-        need: Need,
-    ) -> Result<Vec<Arc<Layer>>, ImageFailed> {
-        // The largest first: it decides when all are done.
-        let mut order: Vec<usize> = (0..length).collect();
-        order.sort_by_key(|at| std::cmp::Reverse(image.layers.get(*at).map_or(0, |layer| layer.size)));
-        let started = order.into_iter().filter_map(|at| Some((at, self.layer(image, image.layers.get(at)?, need))));
-        let tickets = started.map(|(at, ticket)| async move { ticket.await.map(|layer| (at, layer)) });
-        let mut layers = futures::future::try_join_all(tickets).await?;
-        layers.sort_by_key(|(at, _)| *at);
-        Ok(layers.into_iter().map(|(_, layer)| layer).collect())
     }
 
     /// The chain's merged tree under this slot, with every layer in the store.

@@ -69,7 +69,10 @@ impl Provide for Lazily {
 async fn open_patiently(images: &Images, chain: ChainId, slot: ViewSlot, name: &str) -> Result<Opened, ImageError> {
     let patience = Duration::from_secs(images.store().fetch_config().outage_secs);
     let (began, mut pause) = (Instant::now(), FIRST_PAUSE);
+    // Claims of the next try are there before those of the last go: a layer that comes is not begun anew because another does not.
+    let mut _claims = Vec::new();
     loop {
+        _claims = images.claim_layers(&chain);
         let failed: ImageFailed = match images.open_chain(chain, slot).await {
             Ok(opened) => return Ok(opened),
             Err(failed) => failed,

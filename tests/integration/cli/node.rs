@@ -331,6 +331,11 @@ impl Ran {
 
 // === looking into mounts ===
 
+/// By another process: what other tests start meanwhile would inherit a descriptor of ours, and no program runs that somebody has open for writing.
+pub(crate) fn copy_program(from: impl AsRef<Path>, to: &Path) {
+    run(Command::new("cp").arg(from.as_ref()).arg(to)).well();
+}
+
 pub(crate) fn cat(path: &Path) -> String {
     run(Command::new("cat").arg(path)).well().out
 }

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use super::image::Image;
-use super::node::{Node, ONCEFS, Ran, mounts_below, run, until};
+use super::node::{Node, ONCEFS, Ran, copy_program, mounts_below, run, until};
 
 const NAME: &str = "oncefs-tester";
 
@@ -32,7 +32,7 @@ impl User {
             std::os::unix::fs::chown(node.path(place), Some(uid), Some(uid)).unwrap();
             open(&node.path(place), 0o700);
         }
-        std::fs::copy(ONCEFS, node.path("oncefs")).unwrap();
+        copy_program(ONCEFS, &node.path("oncefs"));
         Self { node, uid }
     }
 

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use super::stage::{Service, needed};
 use crate::cli::image::Image;
-use crate::cli::node::{ONCEFS, Ran, run};
+use crate::cli::node::{ONCEFS, Ran, copy_program, run};
 use crate::cli::registry::Registry;
 
 /// Groups and a user that nobody has a name for.
@@ -25,7 +25,7 @@ fn as_member(service: &Service, group: &str, arguments: &[&str]) -> Ran {
 fn service(configuration: &str) -> Service {
     let service = Service::started(configuration);
     std::fs::set_permissions(service.path(""), std::fs::Permissions::from_mode(0o711)).unwrap();
-    std::fs::copy(ONCEFS, service.path("oncefs")).unwrap();
+    copy_program(ONCEFS, &service.path("oncefs"));
     service
 }
 
@@ -81,7 +81,7 @@ fn nobody_else_is_answered_however_they_get_to_the_socket() {
 #[test]
 fn the_memory_of_a_server_is_not_for_its_user_to_see() {
     let mut service = Service::new("");
-    std::fs::copy(ONCEFS, service.path("oncefs")).unwrap();
+    copy_program(ONCEFS, &service.path("oncefs"));
     std::fs::set_permissions(service.path(""), std::fs::Permissions::from_mode(0o711)).unwrap();
     std::fs::set_permissions(service.path("notify"), std::fs::Permissions::from_mode(0o666)).unwrap();
     let somebody: u32 = SOMEBODY.parse().unwrap();

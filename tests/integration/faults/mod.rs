@@ -5,4 +5,5 @@ mod lasting;
 mod logins;
 mod places;
 mod proxy;
+mod scanning;
 mod stage;

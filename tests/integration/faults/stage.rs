@@ -23,7 +23,8 @@ const FILE_BYTES: usize = 30_000;
 /// The registry, with the image as `image:1`.
 pub(super) struct Hub {
     pub(super) registry: DebianRegistry,
-    image: Indexed,
+    /// Digests of the image's layers.
+    layers: Vec<String>,
 }
 
 /// A node that has it mounted.
@@ -37,18 +38,23 @@ pub(super) struct Mounted {
 impl Hub {
     /// An image of so many layers, unlike any other test's.
     pub(super) fn with_layers(layers: usize, seed: u64) -> Self {
-        let layer = |layer: usize| {
-            let tar = (0..FILES).fold(Tar::new(), |tar, file| {
-                tar.file(&name(layer, file), &program(seed + (layer * FILES + file) as u64, FILE_BYTES))
-            });
-            Layer::gzip(&tar.done())
-        };
-        let image = convert(&Image::of(&(0..layers).map(layer).collect::<Vec<_>>()), &["--estargz"]);
-        let registry = DebianRegistry::start(None);
-        let dir = tempfile::tempdir().unwrap();
-        write_layout(&image, dir.path());
+        let image = convert(&image(layers, seed), &["--estargz"]);
+        let digests = (0..layers).map(|n| image.layer_digest(n)).collect();
+        Self::holding(digests, |dir| write_layout(&image, dir))
+    }
+
+    /// The same without an index: its layers must be scanned.
+    pub(super) fn with_plain_layers(layers: usize, seed: u64) -> Self {
+        let image = image(layers, seed);
+        let digests = image.layers.iter().map(|layer| layer.digest().to_string()).collect();
+        Self::holding(digests, |dir| drop(image.write_layout(dir)))
+    }
+
+    fn holding(layers: Vec<String>, write: impl FnOnce(&Path)) -> Self {
+        let (registry, dir) = (DebianRegistry::start(None), tempfile::tempdir().unwrap());
+        write(dir.path());
         registry.push_only(dir.path(), "image:1");
-        Self { registry, image }
+        Self { registry, layers }
     }
 
     pub(super) fn address(&self) -> SocketAddr {
@@ -56,8 +62,18 @@ impl Hub {
     }
 
     pub(super) fn layer(&self, n: usize) -> String {
-        self.image.layer_digest(n)
+        self.layers[n].clone()
     }
+}
+
+fn image(layers: usize, seed: u64) -> Image {
+    let layer = |layer: usize| {
+        let tar = (0..FILES).fold(Tar::new(), |tar, file| {
+            tar.file(&name(layer, file), &program(seed + (layer * FILES + file) as u64, FILE_BYTES))
+        });
+        Layer::gzip(&tar.done())
+    };
+    Image::of(&(0..layers).map(layer).collect::<Vec<_>>())
 }
 
 fn write_layout(image: &Indexed, dir: &Path) {
@@ -84,14 +100,20 @@ impl Mounted {
 
     /// With more lines for the section `registry`.
     pub(super) fn of(host: &str, outage_secs: u32, registry: &str) -> Self {
+        let mounted = Self::unread(host, outage_secs, registry);
+        // All trees are known from now on, and no content.
+        ls(&mounted.at);
+        mounted
+    }
+
+    /// Nobody has looked into it yet.
+    pub(super) fn unread(host: &str, outage_secs: u32, registry: &str) -> Self {
         let node = Node::new();
         node.configure(&format!(
             "connect_timeout_secs = 1\nresponse_timeout_secs = 1\nidle_timeout_secs = 1\n{registry}[profile]\nrecord_secs = 0\n\
              [fetch]\nbackground = \"off\"\nread_ahead_bytes_max = 0\noutage_secs = {outage_secs}\n"
         ));
         let at = node.mount(&format!("{host}/image:1"), "mnt");
-        // All trees are known from now on, and no content.
-        ls(&at);
         Self { node, at }
     }
 
@@ -101,6 +123,11 @@ impl Mounted {
 
     pub(super) fn reads(&self, layer: usize, file: usize) -> Ran {
         self.starts_reading(layer, file).end()
+    }
+
+    /// The server's log.
+    pub(super) fn log(&self) -> String {
+        std::fs::read_to_string(self.node.run().join("oncefs.log")).unwrap_or_default()
     }
 
     /// The value of a metric, as it is written.

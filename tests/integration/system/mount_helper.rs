@@ -5,7 +5,7 @@ use std::process::Command;
 
 use super::built;
 use crate::cli::image::Image;
-use crate::cli::node::{Node, Ran, run};
+use crate::cli::node::{Node, Ran, copy_program, run};
 
 /// A node, and a folder that lies over /usr/sbin for the scripts that are run on it.
 struct Machine {
@@ -26,7 +26,7 @@ impl Machine {
     fn new() -> Self {
         let node = Node::new();
         let sbin = node.place("sbin");
-        std::fs::copy(built().join("mount-oncefs"), sbin.join("mount.oncefs")).unwrap();
+        copy_program(built().join("mount-oncefs"), &sbin.join("mount.oncefs"));
         // Beside the helper, where it looks first.
         std::os::unix::fs::symlink(built().join("oncefs"), sbin.join("oncefs")).unwrap();
         Self { node, sbin }
