@@ -7,6 +7,7 @@
 mod answer;
 mod attributes;
 mod errno;
+mod linger;
 mod metrics;
 mod operations;
 mod read;

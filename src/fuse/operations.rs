@@ -13,6 +13,7 @@ use tokio::runtime::Handle;
 
 use super::answer::{Node, Where};
 use super::attributes::{FOREVER, NOT_AT_ALL, attributes, bare_directory};
+use super::linger::Linger;
 use super::metrics::{Cause, Metrics};
 use super::read::{ReadFailed, Wanted};
 use super::session::{Options, Root};
@@ -42,6 +43,7 @@ pub(super) struct Serving {
     runtime: Handle,
     counts: Arc<Counts>,
     metrics: Metrics,
+    linger: Arc<Linger>,
 }
 
 /// What the kernel asks, of what is counted.
@@ -140,7 +142,16 @@ impl Serving {
     pub(super) fn new(shelf: Shelf, options: &Options, runtime: Handle) -> Self {
         let Options { root, allow_other, owner, restrictions: _by_the_kernel } = *options;
         let metrics = shelf.metrics().clone();
-        Self { shelf, root, owner, allow_other, runtime, counts: Arc::default(), metrics }
+        Self {
+            shelf,
+            root,
+            owner,
+            allow_other,
+            runtime,
+            counts: Arc::default(),
+            metrics,
+            linger: Arc::new(Linger::new()),
+        }
     }
 
     pub(super) fn shelf(&self) -> &Shelf {
@@ -150,6 +161,10 @@ impl Serving {
     /// Whether it answers other users than the one who mounted.
     pub(super) fn is_for_everybody(&self) -> bool {
         self.allow_other
+    }
+
+    pub(super) fn linger(&self) -> &Linger {
+        &self.linger
     }
 
     pub(super) fn counts(&self) -> Arc<Counts> {
@@ -162,7 +177,9 @@ impl Serving {
         if let Some(count) = self.counts.0.get(operation as usize) {
             count.fetch_add(1, Ordering::Relaxed);
         }
-        let _told_by_the_panic_hook = catch_unwind(AssertUnwindSafe(answer));
+        self.linger.after(|| {
+            let _told_by_the_panic_hook = catch_unwind(AssertUnwindSafe(answer));
+        });
     }
 
     /// Lets the node act, at once if its view is loaded, else in a task when it is.

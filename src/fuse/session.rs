@@ -168,6 +168,9 @@ impl Session {
         descriptor: Option<OwnedFd>,
     ) -> Result<Self, SessionError> {
         let (counts, kernel) = (serving.counts(), Arc::new(session.notifier()));
+        if let Err(error) = serving.linger().watch(&session) {
+            tracing::debug!(%error, "threads sleep after each answer");
+        }
         let shelf = serving.shelf();
         if options.root == Root::All {
             shelf.keep_told(&kernel);
