@@ -21,7 +21,7 @@ Examples:
   oncefs check --containerd
   oncefs check --containerd=/run/k3s/containerd/containerd.sock
 
-Reads every byte of the store and compares it with its digest. Repairing drops what is damaged: it is fetched again when \
+Reads every byte of the store and compares it with its digest, and the database with its notes. Repairing drops what is damaged: it is fetched again when \
 somebody reads it. With --containerd, snapshots too are compared with those that containerd knows in all its namespaces: one \
 that is not here is lost, one that is only here is left over until containerd collects garbage; the line says what to do, and nothing of that is \
 repaired here. \

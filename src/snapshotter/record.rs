@@ -1,5 +1,7 @@
 //! A snapshot as the database keeps it: JSON with a version, so that a person can read it too.
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
@@ -8,6 +10,7 @@ use super::book::{Content, Kind, Labels, Snapshot};
 use super::chains::Usage;
 use super::error::SnapshotError;
 use crate::digest::ChainId;
+use crate::store::Store;
 
 /// Rises when the meaning of a field changes; a record of a version that is not known is an error, never a guess.
 const VERSION: u32 = 1;
@@ -59,6 +62,19 @@ pub(super) fn encode(snapshot: &Snapshot) -> Vec<u8> {
     };
     // Texts and numbers only: that never fails.
     serde_json::to_vec(&record).unwrap_or_default()
+}
+
+/// The snapshots that the database has. Of two with one name, which only a database made of notes after a power loss may have, the
+/// older had been removed.
+pub(super) fn read_all(store: &Store) -> Result<Vec<Arc<Snapshot>>, SnapshotError> {
+    let mut snapshots: HashMap<Arc<str>, Arc<Snapshot>> = HashMap::new();
+    for (id, bytes) in store.snapshots()? {
+        let snapshot = Arc::new(decode(id, &bytes)?);
+        if let Some(removed) = snapshots.insert(snapshot.name.clone(), snapshot) {
+            store.remove_snapshot(removed.id)?;
+        }
+    }
+    Ok(snapshots.into_values().collect())
 }
 
 pub(super) fn decode(id: u64, bytes: &[u8]) -> Result<Snapshot, SnapshotError> {

@@ -78,12 +78,10 @@ impl Snapshots {
     /// Reads what the database has. What is shown with other owners is shown below `mapped`. Needs no network. Blocking.
     pub fn open(store: Store, chains: Arc<dyn Chains>, mapped: PathBuf) -> Result<Self, SnapshotError> {
         let directories = Directories::open(store.snapshots_path())?;
-        let mut snapshots = Vec::new();
-        for (id, bytes) in store.snapshots()? {
-            snapshots.push(Arc::new(record::decode(id, &bytes)?));
-        }
+        let snapshots = record::read_all(&store)?;
         let kept: HashSet<u64> = snapshots.iter().map(|snapshot| snapshot.id).collect();
-        let highest = directories.highest()?.max(kept.iter().copied().max().unwrap_or(0));
+        let highest = directories.highest()?.max(store.highest_lost_snapshot()?);
+        let highest = highest.max(kept.iter().copied().max().unwrap_or(0));
         directories.delete_all_but(&kept);
         let mut book = Book::default();
         // One whose parent is gone has no use, but may be removed.

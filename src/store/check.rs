@@ -66,6 +66,7 @@ impl Store {
         let report = CheckReport { repaired: true, ..CheckReport::default() };
         let mut check = Check { store: self, repair, report };
         check.directories()?;
+        check.notes()?;
         let mut tasks = Vec::new();
         let entries: Vec<Arc<Entry>> = self.inner.entries.lock().values().cloned().collect();
         for entry in entries {
@@ -100,6 +101,16 @@ impl Check<'_> {
                 inner.entries.lock().insert(digest, Arc::new(Entry::found(digest, record)));
             }
             self.problem(&digest, &what, Ok(done));
+        }
+        Ok(())
+    }
+
+    /// What is noted of the database's records.
+    fn notes(&mut self) -> Result<(), StoreError> {
+        for record in self.store.inner.db.check_notes(self.repair)? {
+            self.report.repaired &= self.repair;
+            let done = if self.repair { "; it was brought up to date" } else { "" };
+            self.report.problems.push(format!("{record}: its note does not say what the database says{done}"));
         }
         Ok(())
     }

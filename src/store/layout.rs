@@ -5,8 +5,12 @@
 //! <root>/reserve                  space kept for opening the database on a full disk
 //! <root>/db/                      sled
 //! <root>/db.broken-<n>/           a database that could not be read, kept for people to look at
-//! <root>/layers/sha256/<hex>/     one finished layer: data, tree, frames, resident
+//! <root>/notes/<kind>/<name>      the database's records once more, one a file, for when it cannot be read
+//! <root>/notes/aside              the note of a record that is being changed
+//! <root>/notes/boot               the boot of the machine in which notes and records were compared last
+//! <root>/layers/sha256/<hex>/     one finished layer: data, tree, frames, resident; and the note of its record
 //! <root>/snapshots/<id>/{fs,work} what containers write, and what containerd unpacked
+//! <root>/snapshots.lost-<n>/<id>  the same, of snapshots that neither the database nor a note knew any more
 //! <root>/starts/<hex>.<kind>      what was seen of an image's starts, by its manifest
 //! <root>/staging/<hex>.<n>/       a layer being received or removed; emptied when the store is opened
 //! ```
@@ -20,6 +24,7 @@ pub(super) const DATA: &str = "data";
 pub(super) const TREE: &str = "tree";
 pub(super) const FRAMES: &str = "frames";
 pub(super) const RESIDENT: &str = "resident";
+const NOTE: &str = "note";
 
 /// The root of a store, and from it every path.
 #[derive(Debug, Clone)]
@@ -52,6 +57,23 @@ impl Layout {
         self.root.join(format!("db.broken-{number}"))
     }
 
+    /// The directory of the notes of a kind.
+    pub(super) fn notes(&self, kind: &str) -> PathBuf {
+        self.root.join("notes").join(kind)
+    }
+
+    pub(super) fn layer_note(&self, digest: &LayerDigest) -> PathBuf {
+        self.layer(digest).join(NOTE)
+    }
+
+    pub(super) fn note_aside(&self) -> PathBuf {
+        self.root.join("notes").join("aside")
+    }
+
+    pub(super) fn noted_boot(&self) -> PathBuf {
+        self.root.join("notes").join("boot")
+    }
+
     /// The directory that holds the layers' directories.
     pub(super) fn layers(&self) -> PathBuf {
         self.root.join("layers").join("sha256")
@@ -71,7 +93,7 @@ impl Layout {
         self.root.join("snapshots")
     }
 
-    /// What snapshots held whose records were lost with the database: containers may still write there.
+    /// What snapshots held that nothing knows any more: containers may still write there.
     pub(super) fn lost_snapshots(&self, number: u32) -> PathBuf {
         self.root.join(format!("snapshots.lost-{number}"))
     }

@@ -15,6 +15,7 @@ mod fill;
 mod layer;
 mod layout;
 mod lend;
+mod notes;
 mod outage;
 mod passing;
 mod proving;
@@ -299,6 +300,11 @@ impl Store {
     /// Where the directories of snapshots are, each named by its number.
     pub fn snapshots_path(&self) -> std::path::PathBuf {
         self.inner.shared.layout.snapshots()
+    }
+
+    /// The highest number of a snapshot whose directory was put aside, since nothing was known of it; 0 if none was.
+    pub fn highest_lost_snapshot(&self) -> Result<u64, StoreError> {
+        recover::highest_lost_snapshot(&self.inner.shared.layout)
     }
 
     /// Bytes of frames that were taken from other layers and not fetched, since the store was opened.

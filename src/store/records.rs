@@ -80,10 +80,10 @@ pub(super) enum RecordError {
 }
 
 /// Fields of a record on their way out.
-struct Writer(Vec<u8>);
+pub(super) struct Writer(Vec<u8>);
 
 /// Fields of a record on their way in.
-struct Reader<'a>(&'a [u8]);
+pub(super) struct Reader<'a>(&'a [u8]);
 
 // === impl ImageRecord ===
 
@@ -164,11 +164,15 @@ impl VerdictRecord {
 // === impl Writer ===
 
 impl Writer {
-    fn new(version: u8) -> Self {
+    pub(super) fn new(version: u8) -> Self {
         Self(vec![version])
     }
 
-    fn field(mut self, bytes: &[u8]) -> Self {
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    pub(super) fn field(mut self, bytes: &[u8]) -> Self {
         let len = u32::try_from(bytes.len()).expect("bug: manifests and configs are bounded far below 4 GiB");
         self.0.extend_from_slice(&len.to_le_bytes());
         self.0.extend_from_slice(bytes);
@@ -184,7 +188,7 @@ impl Writer {
 
 impl<'a> Reader<'a> {
     /// The record's version, of which this program knows those up to `newest`, and its fields.
-    fn new(bytes: &'a [u8], newest: u8) -> Result<(u8, Self), RecordError> {
+    pub(super) fn new(bytes: &'a [u8], newest: u8) -> Result<(u8, Self), RecordError> {
         match bytes.split_first() {
             Some((version, fields)) if (1..=newest).contains(version) => Ok((*version, Self(fields))),
             Some((other, _)) => Err(RecordError::Version(*other)),
@@ -192,7 +196,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn field(&mut self) -> Result<&'a [u8], RecordError> {
+    pub(super) fn field(&mut self) -> Result<&'a [u8], RecordError> {
         let (len, rest) = self.0.split_first_chunk().ok_or(RecordError::Short)?;
         let (field, rest) = rest.split_at_checked(u32::from_le_bytes(*len) as usize).ok_or(RecordError::Short)?;
         self.0 = rest;
@@ -215,7 +219,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn end(self) -> Result<(), RecordError> {
+    pub(super) fn end(self) -> Result<(), RecordError> {
         if self.0.is_empty() { Ok(()) } else { Err(RecordError::Long) }
     }
 }

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use crate::digest::LayerDigest;
 use crate::store::StoreError;
-use crate::store::db::{Db, Opened};
+use crate::store::db::{Db, Opened, Rebuilt};
 use crate::store::layout::{DATA, FRAMES, Layout, RESIDENT, TREE};
 use crate::store::records::LayerRecord;
 use crate::sys::file;
@@ -46,12 +46,10 @@ pub(super) fn bring_in_order(
     for entry in list(&layout.staging())? {
         remove_all(&entry.path())?;
     }
-    let Opened { db, layers: records, lost } = open_database(layout, lock)?;
-    if let Some(cause) = lost {
-        tracing::warn!(root = %layout.root().display(), cause, "the database was lost and moved aside, with the directories of all snapshots; starting a new one");
-    }
+    let Opened { db, layers: records, rebuilt } = open_database(layout, lock)?;
     let mut records: BTreeMap<LayerDigest, LayerRecord> = records.into_iter().collect();
     let mut layers = BTreeMap::new();
+    let mut adopted = 0;
     for (digest, lacking) in found(layout)? {
         if let Some(file) = lacking {
             tracing::warn!(layer = %digest, file, "removing an incomplete layer; it will be scanned again when needed");
@@ -60,7 +58,10 @@ pub(super) fn bring_in_order(
         }
         let record = match records.remove(&digest) {
             Some(record) => record,
-            None => adopt(&db, &digest)?,
+            None => {
+                adopted += 1;
+                adopt(&db, &digest)?
+            }
         };
         layers.insert(digest, record);
     }
@@ -68,7 +69,21 @@ pub(super) fn bring_in_order(
         tracing::warn!(layer = %digest, "the files of a layer are gone; it will be scanned again when needed");
         db.remove_layer(digest)?;
     }
+    if let Some(rebuilt) = rebuilt {
+        tell(layout, &rebuilt, layers.len(), adopted);
+    }
     Ok((db, layers))
+}
+
+/// The one line that an operator reads of it.
+fn tell(layout: &Layout, rebuilt: &Rebuilt, layers: usize, adopted: usize) {
+    let Rebuilt { cause, kept, images, snapshots, damaged, unknown } = rebuilt;
+    let kept = kept.as_ref().map_or_else(|| "nowhere".into(), |kept| kept.to_string_lossy());
+    tracing::warn!(
+        root = %layout.root().display(), cause, %kept, layers, layers_without_note = adopted, images, snapshots,
+        damaged_notes = ?damaged, snapshots_put_aside = ?unknown,
+        "the database was broken and is kept aside; another one was made of notes and directories"
+    );
 }
 
 /// Opens the database, on a full disk in the space that was kept for this. sled writes when it opens, and leaves
@@ -112,6 +127,16 @@ pub(super) fn adopt(db: &Db, digest: &LayerDigest) -> Result<LayerRecord, StoreE
     let slot = db.add_layer(digest, record)?;
     tracing::info!(layer = %digest, "took in a layer that the database did not know");
     Ok(record(slot))
+}
+
+/// The highest number among the directories of snapshots that were put aside.
+pub(super) fn highest_lost_snapshot(layout: &Layout) -> Result<u64, StoreError> {
+    let mut highest = 0;
+    for aside in (0..u32::MAX).map(|number| layout.lost_snapshots(number)).take_while(|aside| aside.is_dir()) {
+        let numbers = list(&aside)?.into_iter().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        highest = numbers.fold(highest, u64::max);
+    }
+    Ok(highest)
 }
 
 /// Removes a directory and all in it; one that is not there is removed already.

@@ -12,6 +12,8 @@ pub(super) enum Counter {
 const PARTS: u32 = 16;
 
 impl Counter {
+    pub(super) const ALL: [Self; 2] = [Self::Layer, Self::View];
+
     /// The first number that a database hands out when so many before it were lost. 0 is never handed out.
     pub(super) fn first(self, lost: u32) -> u32 {
         (lost % PARTS * (self.end() / PARTS)).max(1)

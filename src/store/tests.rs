@@ -534,12 +534,28 @@ async fn bytes_are_right_while_frames_come_and_go() {
 // === restarts ===
 
 #[tokio::test]
-async fn layers_outlive_the_database_and_are_filled_again_once_an_image_names_them() {
+async fn layers_outlive_the_database_with_their_numbers_and_origins() {
     let sample = Sample::new(1, 4 * FRAME, FRAME);
     let (dir, shelf, store) = fixture(&[&sample]);
     let slot = sample.put(&store).slot();
     drop(store);
     fs::write(dir.path().join("db/db"), b"").unwrap();
+    let store = open(&dir, &shelf);
+    let layer = store.layer(&sample.digest).unwrap().unwrap();
+    assert_eq!((layer.slot(), layer.origin()), (slot, Some(origin())));
+    layer.drop_frames(1..2).unwrap();
+    layer.fill(1..2).await.unwrap();
+    sample.is_whole(&layer);
+}
+
+#[tokio::test]
+async fn layers_without_database_and_note_are_filled_again_once_an_image_names_them() {
+    let sample = Sample::new(1, 4 * FRAME, FRAME);
+    let (dir, shelf, store) = fixture(&[&sample]);
+    let slot = sample.put(&store).slot();
+    drop(store);
+    fs::write(dir.path().join("db/db"), b"").unwrap();
+    fs::remove_file(place(&dir, &sample).join("note")).unwrap();
     let store = open(&dir, &shelf);
     let layer = store.layer(&sample.digest).unwrap().unwrap();
     assert!(layer.slot() > slot && layer.origin().is_none());

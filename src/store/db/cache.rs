@@ -6,26 +6,25 @@
 use super::Db;
 use crate::digest::{Digest, LayerDigest};
 use crate::store::StoreError;
+use crate::store::notes::{Kind, Note};
 
 impl Db {
     pub(in crate::store) fn put_pin(&self, reference: &str, platform: &str) -> Result<(), StoreError> {
-        self.change(0, |trees| trees.pins.insert(key(reference, platform), &[]).map(drop))
+        self.put(&Note::new(Kind::Pin, key(reference, platform), []))
     }
 
     /// Says whether there was one.
     pub(in crate::store) fn remove_pin(&self, reference: &str, platform: &str) -> Result<bool, StoreError> {
-        let mut was_there = false;
-        self.change(0, |trees| {
-            was_there = trees.pins.remove(key(reference, platform))?.is_some();
-            Ok(())
-        })?;
+        let key = key(reference, platform);
+        let was_there = self.with(|trees| trees.get(Kind::Pin, key.as_bytes()))?.is_some();
+        self.remove(Kind::Pin, key.as_bytes())?;
         Ok(was_there)
     }
 
     /// References and platforms.
     pub(in crate::store) fn pins(&self) -> Result<Vec<(String, String)>, StoreError> {
-        let keys = self.with(|trees| trees.pins.iter().keys().collect::<sled::Result<Vec<_>>>())?;
-        let parsed = keys.iter().filter_map(|key| std::str::from_utf8(key).ok()?.split_once('\0'));
+        let pins = self.with(|trees| trees.all(Kind::Pin))?;
+        let parsed = pins.iter().filter_map(|pin| std::str::from_utf8(&pin.key).ok()?.split_once('\0'));
         Ok(parsed.map(|(reference, platform)| (reference.to_owned(), platform.to_owned())).collect())
     }
 
@@ -64,7 +63,9 @@ mod tests {
     use crate::store::layout::Layout;
 
     fn open(root: &Path) -> Db {
-        Db::open(&Layout::new(root)).unwrap().db
+        let layout = Layout::new(root);
+        std::fs::create_dir_all(layout.layers()).unwrap();
+        Db::open(&layout).unwrap().db
     }
 
     #[test]

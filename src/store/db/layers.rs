@@ -3,6 +3,7 @@
 use super::Db;
 use crate::digest::LayerDigest;
 use crate::store::StoreError;
+use crate::store::notes::{Kind, Note};
 use crate::store::records::LayerRecord;
 use crate::store::slots::Counter;
 
@@ -19,14 +20,10 @@ impl Db {
     }
 
     pub(in crate::store) fn put_layer(&self, digest: &LayerDigest, record: &LayerRecord) -> Result<(), StoreError> {
-        let bytes = record.encode();
-        self.change(bytes.len(), |trees| trees.layers.insert(digest.0.as_bytes(), bytes).map(drop))
+        self.put(&Note::new(Kind::Layer, *digest.0.as_bytes(), record.encode()))
     }
 
     pub(in crate::store) fn remove_layer(&self, digest: &LayerDigest) -> Result<(), StoreError> {
-        self.change(0, |trees| {
-            trees.accesses.remove(digest.0.as_bytes())?;
-            trees.layers.remove(digest.0.as_bytes()).map(drop)
-        })
+        self.remove(Kind::Layer, digest.0.as_bytes())
     }
 }

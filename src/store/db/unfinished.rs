@@ -36,13 +36,14 @@ mod tests {
     fn a_database_whose_opening_was_killed_is_opened_with_all_that_it_holds() {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::new(dir.path());
+        std::fs::create_dir_all(layout.layers()).unwrap();
         let Opened { db, .. } = Db::open(&layout).unwrap();
         db.put_snapshot(7, b"record").unwrap();
         drop(db);
         for left in [&b""[..], b"half a file", &[7; 100_000]] {
             std::fs::write(layout.db().join("snap.7FFFFFFFFFFFFFFF.generating"), left).unwrap();
             let opened = Db::open(&layout).unwrap();
-            assert!(opened.lost.is_none(), "lost");
+            assert!(opened.rebuilt.is_none(), "lost");
             assert_eq!(opened.db.snapshots().unwrap(), [(7, b"record".to_vec())]);
         }
     }

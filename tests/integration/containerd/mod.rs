@@ -5,6 +5,7 @@
 
 mod agreeing;
 mod away;
+mod broken;
 mod comparing;
 mod configuration;
 mod credentials;

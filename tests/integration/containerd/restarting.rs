@@ -8,26 +8,26 @@ use crate::cli::node::until;
 const WRITES: [&str; 3] = ["sh", "-c", "cat /etc/count; echo more >> /etc/count; exec sleep 1000"];
 
 /// A container that adds a line to what the image has, each time it starts.
-fn counting() -> Image {
+pub(super) fn counting() -> Image {
     with_shell(&[file("etc/count", "image\n"), noise("opt/noise", 61, 100_000)])
 }
 
-fn start_detached(node: &Node, image: &str, name: &str) {
+pub(super) fn start_detached(node: &Node, image: &str, name: &str) {
     node.containerd.run("default", &["--detach", "--null-io"], image, name, &WRITES).end().well();
 }
 
-fn kill(node: &Node, name: &str) {
+pub(super) fn kill(node: &Node, name: &str) {
     node.ctr(&["tasks", "kill", "--signal", "KILL", name]).well();
     until("the task can be deleted", || node.ctr(&["tasks", "delete", name]).code == Some(0));
 }
 
 /// Starts it again, waits for what it writes, and kills it. Gives the lines that it found.
-fn start_again(node: &Node, name: &str, lines: usize) {
+pub(super) fn start_again(node: &Node, name: &str, lines: usize) {
     node.ctr(&["tasks", "start", "--detach", "--null-io", name]).well();
     until("the container has written", || counted(node, name) == lines);
 }
 
-fn counted(node: &Node, name: &str) -> usize {
+pub(super) fn counted(node: &Node, name: &str) -> usize {
     let fifo = node.path("fifo");
     let exec = ["tasks", "exec", "--fifo-dir", fifo.to_str().unwrap(), "--exec-id", "look", name, "cat", "/etc/count"];
     let exec = node.ctr(&exec);
