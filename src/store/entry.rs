@@ -43,9 +43,9 @@ impl Entry {
     /// The layer for a look at it.
     pub(super) fn look(&self, shared: &Arc<Shared>) -> Result<Layer, StoreError> {
         let LayerRecord { slot, origin } = self.record.lock().clone();
-        let mut layer = Layer::open(self.digest, slot, origin, shared.clone())?;
+        let layer = Layer::open(self.digest, slot, origin, shared.clone())?;
         if self.is_found && shared.recheck {
-            layer.trust_nothing();
+            layer.distrust(0..layer.frames().len());
         }
         shared.recall_verdict(&layer);
         if layer.is_quarantined() {

@@ -250,8 +250,8 @@ impl Layer {
                 room.kept();
                 self.lend_too(id, data);
             }
-            Err(error @ FillError::Full { .. }) => self.lend(id, data, &error),
-            Err(error) => return Err(error),
+            // A disk that is full, broken or read-only takes nothing; readers have their bytes all the same.
+            Err(error) => self.lend(id, data, &error),
         }
         Ok(())
     }

@@ -69,8 +69,6 @@ pub enum ReadError {
     NotResident { frames: Range<u32> },
     #[error("bytes {at}.. of layer {layer} were asked for, its data file ends before them")]
     Beyond { layer: LayerDigest, at: u64 },
-    #[error("cannot read the data file of layer {layer}")]
-    Io { layer: LayerDigest, source: io::Error },
     #[error("layer {layer} is quarantined: its index was found to be wrong; mount the image anew")]
     Quarantined { layer: LayerDigest },
 }
@@ -186,9 +184,9 @@ impl Layer {
         ranges.map(|range| range.end - range.start).sum()
     }
 
-    /// From now on what is resident is compared with its digest before it is read.
-    pub(super) fn trust_nothing(&mut self) {
-        self.resident.trust_nothing();
+    /// Those of the frames that are resident are compared with their digests before somebody reads them.
+    pub(super) fn distrust(&self, frames: Range<u32>) {
+        self.resident.distrust(frames);
     }
 
     /// Whether all of the layer is resident.
@@ -215,11 +213,16 @@ impl Layer {
         let read = self.resident.read(|| self.frames.covering(range.clone()), || self.data.read_exact_at(out, at));
         match read {
             Ok(()) => Ok(()),
-            Err(Unread::NotResident(frames)) => match self.read_unkept(range, out)? {
+            Err(Unread::NotResident(frames)) => match self.read_unkept(range, out) {
                 true => Ok(()),
                 false => Err(ReadError::NotResident { frames }),
             },
-            Err(Unread::Failed(source)) => Err(ReadError::Io { layer: self.digest, source }),
+            // A disk that does not give back what was kept costs a request, like one that gives back something else.
+            Err(Unread::Failed(_seen_again_when_it_is_compared)) => {
+                let frames = self.frames.covering(range);
+                self.distrust(frames.clone());
+                Err(ReadError::NotResident { frames })
+            }
         }
     }
 

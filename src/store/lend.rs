@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::digest::Checked;
 use crate::index::frames::FrameId;
-use crate::store::layer::{Layer, ReadError};
+use crate::store::layer::Layer;
 use crate::store::resident::Unread;
 use crate::sync::{Arc, spawn};
 
@@ -63,36 +63,36 @@ impl Layer {
     }
 
     /// Reads what is partly resident and partly lent. Says whether all of it was; if not, `out` is not to be looked at.
-    pub(super) fn read_unkept(&self, range: Range<u64>, out: &mut [u8]) -> Result<bool, ReadError> {
+    pub(super) fn read_unkept(&self, range: Range<u64>, out: &mut [u8]) -> bool {
         let frames = self.frames().covering(range.clone());
-        if !frames.clone().all(|frame| self.is_at_hand(frame)) {
-            return Ok(false);
-        }
-        let failed = |source| ReadError::Io { layer: self.digest(), source };
         // Between frames there may be zeros that belong to none.
-        self.data().read_exact_at(out, range.start).map_err(failed)?;
-        for frame in frames {
-            let Ok(data) = self.frames().data_range(FrameId(frame)) else { return Ok(false) };
-            let part = data.start.max(range.start)..data.end.min(range.end);
-            let within = |part: &Range<u64>, start: u64| {
-                let place = |at: u64| at.checked_sub(start).and_then(|at| usize::try_from(at).ok());
-                place(part.start).zip(place(part.end))
-            };
-            let Some((start, end)) = within(&part, range.start) else { return Ok(false) };
-            let Some(into) = out.get_mut(start..end) else { return Ok(false) };
-            if let Some(lent) = self.shared.cache.unkept.get((self.slot(), frame)) {
-                let from = within(&part, data.start).and_then(|(start, end)| lent.get().get(start..end));
-                let Some(from) = from.filter(|from| from.len() == into.len()) else { return Ok(false) };
-                into.copy_from_slice(from);
-                continue;
-            }
-            let read = self.resident().read(|| frame..frame + 1, || self.data().read_exact_at(into, part.start));
-            match read {
-                Ok(()) => {}
-                Err(Unread::NotResident(_)) => return Ok(false),
-                Err(Unread::Failed(source)) => return Err(failed(source)),
+        out.fill(0);
+        frames.clone().all(|frame| self.is_at_hand(frame))
+            && frames.into_iter().all(|frame| self.read_part(frame, &range, out).is_some())
+    }
+
+    /// Reads what `range` has of the frame to its place in `out`, from memory if it is lent.
+    fn read_part(&self, frame: u32, range: &Range<u64>, out: &mut [u8]) -> Option<()> {
+        let data = self.frames().data_range(FrameId(frame)).ok()?;
+        let part = data.start.max(range.start)..data.end.min(range.end);
+        let within = |start: u64| {
+            let place = |at: u64| at.checked_sub(start).and_then(|at| usize::try_from(at).ok());
+            place(part.start).zip(place(part.end))
+        };
+        let (start, end) = within(range.start)?;
+        let into = out.get_mut(start..end)?;
+        if let Some(lent) = self.shared.cache.unkept.get((self.slot(), frame)) {
+            let (start, end) = within(data.start)?;
+            into.copy_from_slice(lent.get().get(start..end)?);
+            return Some(());
+        }
+        match self.resident().read(|| frame..frame + 1, || self.data().read_exact_at(into, part.start)) {
+            Ok(()) => Some(()),
+            Err(Unread::NotResident(_)) => None,
+            Err(Unread::Failed(_seen_again_when_it_is_compared)) => {
+                self.distrust(frame..frame + 1);
+                None
             }
         }
-        Ok(true)
     }
 }

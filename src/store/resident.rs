@@ -113,13 +113,13 @@ impl Resident {
             era: AtomicU64::new(0),
             changing: Mutex::new(()),
             disk: Mutex::new(Disk { file, frames, groups }),
-            unproven: Unproven::default(),
+            unproven: Unproven::new(count),
         })
     }
 
-    /// From now on readers get nothing of what is resident now before it was proven.
-    pub(super) fn trust_nothing(&mut self) {
-        self.unproven = self.groups.iter().map(|group| group.load(Ordering::Acquire)).collect();
+    /// From now on readers get nothing of those of the frames that are resident before it was proven.
+    pub(super) fn distrust(&self, frames: Range<u32>) {
+        frames.filter(|frame| self.has(*frame)).for_each(|frame| self.unproven.set(frame));
     }
 
     /// Whether every frame is resident.
@@ -149,15 +149,10 @@ impl Resident {
         // Goes round only if something was dropped while it read.
         loop {
             let era = self.era();
-            if !self.all()
-                && let Some(missing) = self.missing(frames())
+            if !(self.all() && self.unproven.is_empty())
+                && let Some(lacking) = self.lacking(frames())
             {
-                return Err(Unread::NotResident(missing));
-            }
-            if !self.unproven.is_empty()
-                && let Some(unproven) = self.unproven.within(frames())
-            {
-                return Err(Unread::NotResident(unproven));
+                return Err(Unread::NotResident(lacking));
             }
             let done = read();
             fence(Ordering::SeqCst);
@@ -167,8 +162,14 @@ impl Resident {
         }
     }
 
-    /// From the first to the last frame of `range` that is resident and nobody has compared with its digest since the file was opened; none if
-    /// there is none, or if that is not asked for.
+    /// From the first to the last frame of `range` that is missing, or not proven.
+    fn lacking(&self, range: Range<u32>) -> Option<Range<u32>> {
+        let (missing, unproven) = (self.missing(range.clone()), self.unproven(range));
+        let Some((missing, unproven)) = missing.clone().zip(unproven.clone()) else { return missing.or(unproven) };
+        Some(missing.start.min(unproven.start)..missing.end.max(unproven.end))
+    }
+
+    /// From the first to the last frame of `range` that is resident and must be compared with its digest first; none if there is none.
     pub(super) fn unproven(&self, range: Range<u32>) -> Option<Range<u32>> {
         if self.unproven.is_empty() { None } else { self.unproven.within(range) }
     }

@@ -55,8 +55,8 @@ fn dropped_frames_are_gone_on_disk_before_they_are_punched() {
 
 #[test]
 fn what_was_found_is_read_once_it_was_proven_or_written_anew() {
-    let mut resident = open(&bitmap(100), 100);
-    resident.trust_nothing();
+    let resident = open(&bitmap(100), 100);
+    resident.distrust(0..100);
     let read = |resident: &Resident, frames: Range<u32>| resident.read(|| frames.clone(), || Ok::<(), ()>(()));
     assert!(resident.all(), "it is there all the same");
     assert_eq!(read(&resident, 30..40), Err(Unread::NotResident(30..40)));

@@ -1,12 +1,13 @@
-//! Frames that are on disk from an earlier process, and of which this one has not seen yet whether they still have their digests.
+//! Frames that are on disk and must be compared with their digests before somebody reads them: from an earlier process, or not readable a moment
+//! ago.
 
 use std::ops::Range;
 
 use super::{GROUP, bit};
 use crate::sync::atomic::{AtomicU32, Ordering};
 
-/// One bit a frame. Bits are only ever cleared. Without groups there is nothing to prove.
-#[derive(Debug, Default)]
+/// One bit a frame.
+#[derive(Debug)]
 pub(super) struct Unproven {
     groups: Box<[AtomicU32]>,
     /// Bits that are set: a layer without costs its readers one load.
@@ -16,6 +17,11 @@ pub(super) struct Unproven {
 // === impl Unproven ===
 
 impl Unproven {
+    /// Nothing is to be proven.
+    pub(super) fn new(groups: usize) -> Self {
+        Self { groups: (0..groups).map(|_| AtomicU32::new(0)).collect(), left: AtomicU32::new(0) }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.left.load(Ordering::Acquire) == 0
     }
@@ -25,6 +31,15 @@ impl Unproven {
         let first = range.find(|frame| self.has(*frame))?;
         let last = range.rev().find(|frame| self.has(*frame)).unwrap_or(first);
         Some(first..last + 1)
+    }
+
+    pub(super) fn set(&self, frame: u32) {
+        let Some(group) = self.groups.get((frame / GROUP) as usize) else { return };
+        // Counted first: who finds none left looks at no bit.
+        self.left.fetch_add(1, Ordering::AcqRel);
+        if group.fetch_or(bit(frame), Ordering::AcqRel) & bit(frame) != 0 {
+            self.left.fetch_sub(1, Ordering::AcqRel);
+        }
     }
 
     pub(super) fn clear(&self, frame: u32) {
@@ -37,13 +52,5 @@ impl Unproven {
     fn has(&self, frame: u32) -> bool {
         let group = self.groups.get((frame / GROUP) as usize);
         group.is_some_and(|group| group.load(Ordering::Acquire) & bit(frame) != 0)
-    }
-}
-
-impl FromIterator<u32> for Unproven {
-    fn from_iter<T: IntoIterator<Item = u32>>(groups: T) -> Self {
-        let groups: Box<[u32]> = groups.into_iter().collect();
-        let left = groups.iter().map(|bits| bits.count_ones()).sum();
-        Self { groups: groups.iter().map(|bits| AtomicU32::new(*bits)).collect(), left: AtomicU32::new(left) }
     }
 }

@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt as _;
 
 use super::image::Image;
 use super::mounting::assert_usual;
-use super::node::Node;
+use super::node::{Node, ls};
 use super::registry::Registry;
 
 fn layer_file(node: &Node, image: &Image, layer: usize, file: &str) -> File {
@@ -105,4 +105,22 @@ fn a_bit_that_turned_in_any_file_of_a_layer_is_seen_by_nobody() {
     }
     // What was found on the way was put right.
     assert!(node.oncefs(&["check"]).well().out.contains("all is well"));
+}
+
+/// Somebody cuts the files off while they are being served.
+#[test]
+fn a_data_file_that_cannot_be_read_any_more_costs_a_request_and_no_reader() {
+    let (node, image) = (Node::new(), Image::usual(64));
+    let registry = Registry::with(&image);
+    node.oncefs(&["pull", &registry.image()]).well();
+    let at = node.mount(&registry.image(), "mnt");
+    assert_eq!(ls(&at), ["big", "bin", "etc", "srv"]);
+    for layer in 0..image.layers.len() {
+        layer_file(&node, &image, layer, "data").set_len(700).unwrap();
+    }
+    let fetched = registry.count(image.layers[2].digest()).bytes;
+    assert_usual(&at, 64);
+    assert!(registry.count(image.layers[2].digest()).bytes > fetched);
+    node.umount(&at).well();
+    node.assert_at_rest();
 }
