@@ -4,13 +4,13 @@
 //! layer is in the store.
 
 use std::fs::File;
-use std::io::{self, BufWriter, Write as _};
+use std::io::{self, BufWriter};
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::blob::{Blob, Origin};
-use crate::digest::{Checked, DiffId, FrameDigest, FrameHashing, LayerDigest};
+use crate::digest::{Checked, DiffId, LayerDigest};
 use crate::index::frames::{FrameId, Frames, FramesError};
 use crate::index::tree::read::Tree;
 use crate::store::ahead::Ahead;
@@ -224,33 +224,6 @@ impl Layer {
                 Err(ReadError::NotResident { frames })
             }
         }
-    }
-
-    /// Whether the frame's bytes on disk have its digest, or what is wrong with them; nothing is known to be if it is not
-    /// resident, or if only its source has a digest.
-    /// `buffer` is what is read at a time.
-    pub(super) fn check_frame(&self, frame: u32, buffer: &mut [u8]) -> Result<(), String> {
-        let wrong = |error: FramesError| error.to_string();
-        let range = self.frames.data_range(FrameId(frame)).map_err(wrong)?;
-        let digest = self.frames.digest(FrameId(frame)).map_err(wrong)?;
-        if digest.is_of_source() {
-            return Ok(()); // which is not kept
-        }
-        let hash = || self.check_data(&range, &digest, &mut *buffer).map(drop).map_err(|error| error.to_string());
-        self.resident.prove(frame, hash)
-    }
-
-    /// What is in the data file, if it has the digest.
-    fn check_data(&self, range: &Range<u64>, digest: &FrameDigest, buffer: &mut [u8]) -> io::Result<Checked<io::Sink>> {
-        let (mut hashing, mut at) = (FrameHashing::new(io::sink(), digest), range.start);
-        while at < range.end {
-            let len = usize::try_from(range.end - at).map_or(buffer.len(), |left| left.min(buffer.len()));
-            let piece = buffer.get_mut(..len).unwrap_or_default();
-            self.data.read_exact_at(piece, at)?;
-            hashing.write_all(piece)?;
-            at += len as u64;
-        }
-        hashing.finish().map_err(|mismatch| io::Error::new(io::ErrorKind::InvalidData, mismatch))
     }
 
     /// Gives the disk space of these frames back; who reads them again fetches them. They are forgotten on disk

@@ -3,13 +3,15 @@
 //! A bit that turned on the disk meanwhile costs a request and is seen by nobody. Frames of which only the packed form has a digest cannot be
 //! compared: they are fetched again.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
 
 use futures::future::join_all;
 
+use crate::digest::{Checked, FrameDigest, FrameHashing};
 use crate::gate::Urgency;
-use crate::index::frames::FrameId;
+use crate::index::frames::{FrameId, FramesError};
 use crate::store::fill::{FillError, blocking};
 use crate::store::layer::Layer;
 use crate::store::wishes::Priority;
@@ -58,5 +60,37 @@ impl Layer {
             return Err("what is kept of it has no digest".to_owned());
         }
         self.check_frame(frame, &mut vec![0; READ_BYTES])
+    }
+
+    /// Whether the frame's bytes on disk have its digest, or what is wrong with them; nothing is known to be if it is not
+    /// resident, or if only its source has a digest.
+    /// `buffer` is what is read at a time.
+    pub(super) fn check_frame(&self, frame: u32, buffer: &mut [u8]) -> Result<(), String> {
+        let wrong = |error: FramesError| error.to_string();
+        let range = self.frames().data_range(FrameId(frame)).map_err(wrong)?;
+        let digest = self.frames().digest(FrameId(frame)).map_err(wrong)?;
+        if digest.is_of_source() {
+            return Ok(()); // which is not kept
+        }
+        let hash = || self.check_data(&range, &digest, &mut *buffer).map(drop).map_err(|error| error.to_string());
+        self.resident().prove(frame, hash)
+    }
+
+    /// What is in the data file, if it has the digest.
+    pub(super) fn check_data(
+        &self,
+        range: &Range<u64>,
+        digest: &FrameDigest,
+        buffer: &mut [u8],
+    ) -> io::Result<Checked<io::Sink>> {
+        let (mut hashing, mut at) = (FrameHashing::new(io::sink(), digest), range.start);
+        while at < range.end {
+            let len = usize::try_from(range.end - at).map_or(buffer.len(), |left| left.min(buffer.len()));
+            let piece = buffer.get_mut(..len).unwrap_or_default();
+            self.data().read_exact_at(piece, at)?;
+            hashing.write_all(piece)?;
+            at += len as u64;
+        }
+        hashing.finish().map_err(|mismatch| io::Error::new(io::ErrorKind::InvalidData, mismatch))
     }
 }
