@@ -47,6 +47,12 @@ pub trait Blob: Send + Sync + 'static {
         false
     }
 
+    /// Bytes that come from it in the time of a round trip, as far as is known: to ask for one more of them takes no longer than to
+    /// ask again. 0 where nothing is waited for.
+    fn carries(&self) -> u64 {
+        0
+    }
+
     /// Exactly the bytes of `range`; a source that has fewer is an error.
     fn range(&self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, BlobError>>;
 

@@ -159,7 +159,15 @@ impl Looked {
             counts.outages,
         )?;
         counter(encoder, "fetch_outage_tries", "How often such a source was asked again", counts.outage_tries)?;
-        counter(encoder, "fetch_read_aheads", "Fetches ahead of readers that read a file on and on", counts.read_aheads)
+        counter(
+            encoder,
+            "fetch_read_aheads",
+            "Fetches ahead of readers that read a file on and on",
+            counts.read_aheads,
+        )?;
+        let help =
+            "Fetches of what lies around bytes that readers waited for, over links that carry much in a round trip";
+        counter(encoder, "fetch_arounds", help, counts.arounds)
     }
 
     fn encode_completion(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {

@@ -90,6 +90,11 @@ impl Client {
         self.transport.counters()
     }
 
+    /// Bytes that come from the host in the time of a round trip; 0 if that is not known.
+    pub(super) fn carries(&self, host: &str) -> u64 {
+        self.transport.carries(host)
+    }
+
     /// As [`super::Registry::clock_ahead_secs`].
     pub(super) fn clock_ahead_secs(&self) -> Option<i64> {
         self.transport.clock().ahead_secs()

@@ -1,4 +1,5 @@
-//! What stands before each host: places for so many requests, so many of them in a second, and the pauses that it asks for.
+//! What stands before each host: places for so many requests, so many of them in a second, and the pauses that it asks for;
+//! and what is known of the way there.
 //!
 //! There is one door for a host on the whole node, whoever asks and for what. A host that answers 429, or says Retry-After
 //! with 503, is left alone by everybody for that long, not just by the one who was told.
@@ -13,6 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::gate::{Bucket, Gate, Place, Urgency};
 use crate::registry::config::Config;
 use crate::registry::error::RegistryError;
+use crate::registry::link::Link;
 use crate::registry::retry::retry_after;
 use crate::registry::transport::Weight;
 use crate::sync::{Arc, Mutex};
@@ -44,10 +46,12 @@ struct Door {
     turn: Gate,
     rate: Option<Mutex<Bucket>>,
     closed_until: Mutex<Option<Instant>>,
+    link: Mutex<Link>,
 }
 
 /// The right to talk to a host, until it is dropped.
 pub(super) struct Inside {
+    door: Arc<Door>,
     _place: Place,
     _heavy: Option<OwnedSemaphorePermit>,
 }
@@ -86,10 +90,11 @@ impl Doors {
                 Weight::Heavy => door.heavy.clone().acquire_owned().await.ok(), // it is never closed
                 Weight::Light | Weight::Part(_) => None,
             };
-            let inside = Inside { _place: door.places.enter(&urgency).await, _heavy };
+            let _place = door.places.enter(&urgency).await;
+            let inside = Inside { door: door.clone(), _place, _heavy };
             // It may have been closed while we stood in the queue.
             if door.closed_for(Instant::now()).is_zero() {
-                door.wait_for_turn(&urgency).await;
+                inside.door.wait_for_turn(&urgency).await;
                 return Ok(inside);
             }
         }
@@ -110,12 +115,32 @@ impl Doors {
         !pause.is_zero()
     }
 
+    /// Bytes that come from the host in the time of a round trip; 0 if that is not known.
+    pub(super) fn carries(&self, host: &str) -> u64 {
+        let door = self.by_host.lock().get(host).cloned();
+        door.map_or(0, |door| door.link.lock().carries())
+    }
+
     fn of(&self, host: &str) -> Arc<Door> {
         let mut doors = self.by_host.lock();
         if doors.len() >= DOORS_MAX {
             doors.retain(|_, door| Arc::strong_count(door) > 1 || door.places.holders() > 1);
         }
         doors.entry(host.to_owned()).or_insert_with(|| Arc::new(Door::new(self.rules))).clone()
+    }
+}
+
+// === impl Inside ===
+
+impl Inside {
+    /// The first byte of the answer came so long after it was asked for.
+    pub(super) fn answered(&self, after: Duration) {
+        self.door.link.lock().answered(after);
+    }
+
+    /// All of the answer had come so long after it was asked for.
+    pub(super) fn came(&self, bytes: u64, after: Duration) {
+        self.door.link.lock().came(bytes, after);
     }
 }
 
@@ -133,6 +158,7 @@ impl Door {
             turn: Gate::new(1),
             rate: (rules.requests_per_second > 0).then(bucket),
             closed_until: Mutex::new(None),
+            link: Mutex::default(),
         }
     }
 

@@ -24,6 +24,7 @@ mod hosts;
 mod kubelet;
 mod layout;
 mod learned;
+mod link;
 mod login;
 mod manifest;
 mod mirrors;

@@ -37,6 +37,8 @@ struct Place {
     moved_to: Mutex<Option<Url>>,
     /// The mirror that gave bytes last.
     mirror: Mutex<Option<String>>,
+    /// Who answered last.
+    host: Mutex<Option<String>>,
 }
 
 /// A stretch of the blob on its way, across as many answers as it takes.
@@ -79,6 +81,7 @@ impl LayerBlob {
                 size,
                 moved_to: Mutex::default(),
                 mirror: Mutex::default(),
+                host: Mutex::default(),
             }),
         }
     }
@@ -93,6 +96,11 @@ impl Blob for LayerBlob {
         let place = &self.place;
         *place.moved_to.lock() = None;
         place.clients.now().distrust(place.mirror.lock().take().as_deref(), &place.path())
+    }
+
+    fn carries(&self) -> u64 {
+        let host = self.place.host.lock().clone();
+        self.place.clients.now().carries(host.as_deref().unwrap_or(self.place.repository.host()))
     }
 
     fn range(&self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, BlobError>> {
@@ -288,6 +296,7 @@ impl Stretch {
         self.mirror = None; // a failure to come is not that one's
         let Answer { reply, mirror, .. } = self.place.ask(self.at, self.end, self.weight.clone()).await?;
         self.mirror = mirror;
+        *self.place.host.lock() = Some(reply.body.host().to_owned());
         add(&self.place.clients.now().counters().blob_requests, 1);
         let is_whole = self.at == 0 && self.end == self.place.size;
         let length = reply.body.length();

@@ -84,7 +84,11 @@ pub(super) struct Body {
     what: String,
     idle: Duration,
     counters: Arc<Counters>,
-    _inside: Inside,
+    /// When it was asked for, what was announced and what came since.
+    since: Instant,
+    length: Option<u64>,
+    came: u64,
+    inside: Inside,
 }
 
 /// Manners of connecting that a configuration names.
@@ -114,6 +118,11 @@ impl Transport {
 
     pub(super) fn counters(&self) -> &Arc<Counters> {
         &self.counters
+    }
+
+    /// Bytes that come from the host in the time of a round trip; 0 if that is not known.
+    pub(super) fn carries(&self, host: &str) -> u64 {
+        self.doors.carries(host)
     }
 
     pub(super) fn clock(&self) -> &Clock {
@@ -147,13 +156,15 @@ impl Transport {
             Err(_) => return Err(RegistryError::Silent { host, what, after }),
         };
         self.counters.latency(call.kind).observe(since.elapsed());
+        inside.answered(since.elapsed());
         let (status, headers) = (response.status(), response.headers().clone());
         if self.doors.answered(&host, status, &headers) {
             add(&self.counters.pauses, 1);
         }
         self.clock.note(&headers);
         let (idle, counters) = (self.config.idle_timeout(), self.counters.clone());
-        let body = Body { response, host, what, idle, counters, _inside: inside };
+        let length = response.content_length(); // later it says what is left
+        let body = Body { response, host, what, idle, counters, since, length, came: 0, inside };
         Ok(Reply { status, headers, body })
     }
 
@@ -267,14 +278,19 @@ impl Body {
                 return Err(RegistryError::Stalled { host, what, after: self.idle });
             }
         };
-        add(&self.counters.bytes, piece.as_ref().map_or(0, |piece| piece.len() as u64));
+        let bytes = piece.as_ref().map_or(0, |piece| piece.len() as u64);
+        add(&self.counters.bytes, bytes);
+        self.came += bytes;
+        if bytes > 0 && self.length == Some(self.came) {
+            self.inside.came(self.came, self.since.elapsed());
+        }
         Ok(piece)
     }
 
     /// All of it, if it has at most `max` bytes.
     pub(super) async fn whole(mut self, max: u64) -> Result<Bytes, RegistryError> {
         let too_large = |what: &str| RegistryError::TooLarge { what: what.to_owned(), max };
-        if self.response.content_length().is_some_and(|length| length > max) {
+        if self.length.is_some_and(|length| length > max) {
             return Err(too_large(&self.what));
         }
         let mut all = BytesMut::new();
@@ -292,9 +308,14 @@ impl Body {
         self.response.url()
     }
 
+    /// Who gave the answer, after all redirects.
+    pub(super) fn host(&self) -> &str {
+        &self.host
+    }
+
     /// What was announced, if it was.
     pub(super) fn length(&self) -> Option<u64> {
-        self.response.content_length()
+        self.length
     }
 
     /// Reads what a refusal or a redirect says, so that its connection can be used again; if it is short and soon there.

@@ -18,7 +18,8 @@ pub struct FetchConfig {
     pub bandwidth: u64,
     /// How long a read waits for a source that is away, before it fails.
     pub outage_secs: u64,
-    /// How far ahead of a file's sequential reader is fetched at most; 0 is not at all.
+    /// How far ahead of a file's sequential reader is fetched at most, and how far around what a reader waits for, where the link
+    /// carries so much in the time of a round trip; 0 is not at all.
     pub read_ahead_bytes_max: u64,
 }
 
@@ -48,6 +49,8 @@ pub struct FetchCounts {
     pub outage_tries: u64,
     /// Fills that ran ahead of readers.
     pub read_aheads: u64,
+    /// Fills of what lies around what readers waited for.
+    pub arounds: u64,
 }
 
 /// What is set, counted and noted of fetching.
@@ -61,6 +64,9 @@ pub(super) struct Fetching {
     pub(super) read_aheads: AtomicU64,
     /// Read-aheads under way.
     pub(super) ahead: AtomicU64,
+    pub(super) arounds: AtomicU64,
+    /// Bytes of blobs around what is read that are under way.
+    pub(super) around_bytes: AtomicU64,
     readers: AtomicU64,
     last_reader: Mutex<Option<Instant>>,
 }
@@ -99,6 +105,7 @@ impl Store {
             outages: read(&fetching.outages),
             outage_tries: read(&fetching.outage_tries),
             read_aheads: read(&fetching.read_aheads),
+            arounds: read(&fetching.arounds),
         }
     }
 
@@ -126,6 +133,8 @@ impl Default for Fetching {
             outage_tries: AtomicU64::new(0),
             read_aheads: AtomicU64::new(0),
             ahead: AtomicU64::new(0),
+            arounds: AtomicU64::new(0),
+            around_bytes: AtomicU64::new(0),
             readers: AtomicU64::new(0),
             last_reader: Mutex::new(None),
         }

@@ -113,6 +113,7 @@ impl Layer {
     /// for again. Must be called inside a runtime. Dropping it gives up what nobody else waits for.
     pub async fn fill(self: &Arc<Self>, frames: Range<u32>) -> Result<(), FillFailed> {
         let _waits = self.shared.reader_waits();
+        self.fetch_around(&frames);
         self.fill_for(frames, Priority::Reader).await
     }
 

@@ -5,6 +5,7 @@
 //! time. Nothing here knows a registry or a mount.
 
 mod ahead;
+mod around;
 mod cache;
 mod check;
 mod db;

@@ -94,7 +94,7 @@ impl Layer {
     }
 
     /// The blob, and whether it had been opened before.
-    async fn blob(&self) -> Result<(Arc<dyn Blob>, bool), FillError> {
+    pub(super) async fn blob(&self) -> Result<(Arc<dyn Blob>, bool), FillError> {
         let mut kept = self.blob.lock().await;
         if let Some(blob) = &*kept {
             return Ok((blob.clone(), true));

@@ -21,6 +21,7 @@ use crate::index::tree::write::{Content, Inode, Labels, Source};
 use crate::index::tree::{Kind, Time, write};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 
+mod around;
 mod passing;
 
 /// A layer whose blob is its data, in frames of one size.
@@ -36,11 +37,13 @@ struct Shelf {
     blobs: Mutex<HashMap<LayerDigest, Bytes>>,
     fault: Mutex<Option<Fault>>,
     opened: AtomicUsize,
+    /// What comes from there in the time of a round trip.
+    carries: AtomicUsize,
     requests: Arc<Mutex<Vec<Range<u64>>>>,
 }
 
 /// Notes what it is asked for.
-struct Counted(Arc<dyn Blob>, Arc<Mutex<Vec<Range<u64>>>>);
+struct Counted(Arc<dyn Blob>, Arc<Mutex<Vec<Range<u64>>>>, u64);
 
 const FRAME: u64 = 5000;
 
@@ -158,7 +161,8 @@ impl Blobs for Shelf {
                 None => Arc::new(InMemory(blob)),
                 Some(fault) => Arc::new(Faulty { inner: InMemory(blob), fault }),
             };
-            Ok(Arc::new(Counted(blob, self.requests.clone())) as Arc<dyn Blob>)
+            let carries = self.carries.load(Ordering::Relaxed) as u64;
+            Ok(Arc::new(Counted(blob, self.requests.clone(), carries)) as Arc<dyn Blob>)
         })
     }
 }
@@ -166,6 +170,10 @@ impl Blobs for Shelf {
 impl Blob for Counted {
     fn size(&self) -> u64 {
         self.0.size()
+    }
+
+    fn carries(&self) -> u64 {
+        self.2
     }
 
     fn range(&self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, BlobError>> {

@@ -53,6 +53,11 @@ impl Wishes {
         raised.iter().for_each(Urgency::raise);
         Wish { all: self, key }
     }
+
+    /// Whether somebody wants the frame just now.
+    pub(super) fn is_wished(&self, key: Key) -> bool {
+        self.wanted.lock().contains_key(&key)
+    }
 }
 
 // === impl Wish ===

@@ -45,6 +45,7 @@ struct Shared {
 struct State {
     content: HashMap<String, (String, Vec<u8>)>,
     faults: HashMap<String, Fault>,
+    round_trip: Duration,
     requests: HashMap<String, Count>,
 }
 
@@ -92,6 +93,11 @@ impl Registry {
 
     pub(crate) fn fault(&self, key: impl ToString, fault: Fault) {
         self.shared.state.lock().faults.insert(key.to_string(), fault);
+    }
+
+    /// From now on each answer begins so much later.
+    pub(crate) fn move_away(&self, round_trip: Duration) {
+        self.shared.state.lock().round_trip = round_trip;
     }
 
     pub(crate) fn heal(&self) {
@@ -181,6 +187,8 @@ impl Shared {
         if path.contains("/referrers/") {
             return head(&stream, 404, "", 0); // as one that has only the tag
         }
+        let round_trip = self.state.lock().round_trip;
+        std::thread::sleep(round_trip);
         let (fault, found) = {
             let mut state = self.state.lock();
             if matches!(request.method.as_str(), "GET" | "POST") {

@@ -6,6 +6,7 @@ mod bounded;
 mod completing;
 pub(crate) mod contract;
 mod estargz;
+mod far;
 mod from_memory;
 mod hostile;
 mod idle;
