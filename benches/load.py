@@ -83,11 +83,11 @@ def descriptors(pid):
 
 def curve(program, node, folder):
     tasks = os.path.join(node.at, "state/io.containerd.runtime.v2.task/k8s.io")
-    child = subprocess.Popen([program, node.images, node.containerd, node.at + "/logs", node.cgroup, tasks, str(server_of(node)), folder,
+    child = subprocess.Popen([program, node.images, node.containerd, node.at + "/logs", node.cgroup, tasks, str(server_of(node)), node.at + "/run/control.sock", folder,
                               *(str(COUNTS[name]) for name in ("containers", "readers", "seconds"))], stdout=subprocess.PIPE, text=True)
     say("\n## Load: {images} images x {containers} containers, {readers} readers, {seconds} s".format(**COUNTS))
-    say("| at (s) | resident (MiB) | of it its own (MiB) | descriptors | threads | reads a second | p50 (us) | p99 (us) | longest (ms) | containers made, run, removed | p50 (ms) |")
-    say("| --- " * 11 + "|")
+    say("| at (s) | resident (MiB) | of it its own (MiB) | descriptors | threads | reads a second | p50 (us) | p99 (us) | longest (ms) | containers made, run, removed | p50 (ms) | Prepare, mean (ms) |")
+    say("| --- " * 12 + "|")
     lines = []
     for line in child.stdout:
         lines.append(json.loads(line))
@@ -108,8 +108,14 @@ def row(lines):
     if line["when"] == "load":
         reads, lives = line["reads"], line["lives"]
         took = line["at"] - (lines[-2].get("at") or 0)
-        cells += [reads["count"] // max(1, took), reads["p50"], reads["p99"], "%.0f" % ((reads["max"] or 0) / 1e3), lives["count"], lives["p50"]]
-    say("| " + " | ".join(str(cell) for cell in cells + [""] * (11 - len(cells))) + " |")
+        cells += [reads["count"] // max(1, took), reads["p50"], reads["p99"], "%.0f" % ((reads["max"] or 0) / 1e3), lives["count"], lives["p50"], "%.2f" % prepare(lines[-2], line)]
+    say("| " + " | ".join(str(cell) for cell in cells + [""] * (12 - len(cells))) + " |")
+
+
+def prepare(before, now):
+    """Milliseconds that oncefs took for a Prepare between both lines."""
+    calls = now["prepare"]["count"] - before["prepare"]["count"]
+    return 1000 * (now["prepare"]["seconds"] - before["prepare"]["seconds"]) / calls if calls else 0
 
 
 def mounted(node, reference, at):

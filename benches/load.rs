@@ -1,6 +1,6 @@
 //! Many containers of many images, read on and on: the client of `benches/load.py`. Prints a line of JSON every few seconds.
 //!
-//!     load IMAGE-SOCKET CONTAINERD-SOCKET DIR CGROUP TASKS SERVER-PID FILES CONTAINERS READERS SECONDS
+//!     load IMAGE-SOCKET CONTAINERD-SOCKET DIR CGROUP TASKS SERVER-PID CONTROL-SOCKET FILES CONTAINERS READERS SECONDS
 //!
 //! FILES has the list of the images, one a line, in `images`, and in a folder for each (`0`, `1`, ...) what the image has in /opt. TASKS is where
 //! containerd has its containers' roots. Each reader reads 32 KiB somewhere, compares, and waits a moment; some images are more wanted than
@@ -13,7 +13,9 @@
 mod cri;
 
 use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -28,11 +30,19 @@ const INTERVAL: Duration = Duration::from_secs(10);
 const THINKING: Duration = Duration::from_millis(10);
 const READ_BYTES: usize = 32 << 10;
 const PAGE: usize = 4096;
+const PREPARES: &str = "oncefs_snapshotter_call_seconds_count{method=\"Prepare\"}";
+const PREPARE_SECONDS: &str = "oncefs_snapshotter_call_seconds_sum{method=\"Prepare\"}";
 /// Pods that are started at the same time.
 const STARTERS: usize = 4;
 
 /// The content of one image's /opt: names and bytes.
 type Content = Vec<(String, Vec<u8>)>;
+
+/// The server, as others see it.
+struct Server {
+    process: PathBuf,
+    control: PathBuf,
+}
 
 struct Load {
     images: Vec<(String, Content)>,
@@ -48,7 +58,9 @@ struct Load {
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let [images, containerd, dir, cgroup, tasks, server, files, containers, readers, seconds] = words.as_slice() else {
+    let [images, containerd, dir, cgroup, tasks, server, control, files, containers, readers, seconds] =
+        words.as_slice()
+    else {
         // `cargo bench` runs every program here with nothing but a flag.
         println!("{}", json!({"usage": "see benches/load.rs"}));
         return;
@@ -56,7 +68,7 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let cri = Cri::new(Arc::new(runtime), images.into(), containerd.into(), dir.into(), cgroup);
     let images = images_of(Path::new(files));
-    let server = Path::new("/proc").join(server);
+    let server = Server { process: Path::new("/proc").join(server), control: control.into() };
     let began = Instant::now();
     said(&server, "before", json!({}));
     let (pods, roots) = start(&cri, &images, Path::new(tasks), containers.parse().unwrap());
@@ -121,7 +133,7 @@ fn at_once<T: Send, R: Send>(what: Vec<T>, act: impl Fn(T) -> R + Sync) -> Vec<R
 // === impl Load ===
 
 impl Load {
-    fn run(&self, server: &Path, pods: &[(usize, Pod)], readers: u64, lasts: Duration) {
+    fn run(&self, server: &Server, pods: &[(usize, Pod)], readers: u64, lasts: Duration) {
         let began = Instant::now();
         std::thread::scope(|scope| {
             (0..readers).for_each(|number| drop(scope.spawn(move || self.read(number + 1))));
@@ -184,18 +196,33 @@ fn spread(mut values: Vec<u32>) -> serde_json::Value {
     json!({"count": values.len(), "p50": at(0.5), "p99": at(0.99), "max": values.last()})
 }
 
-/// A line, with what the server holds now.
-fn said(server: &Path, when: &str, mut line: serde_json::Value) {
-    let status = fs::read_to_string(server.join("status")).unwrap();
+/// A line, with what the server holds now, and what it has spent in containerd's calls so far.
+fn said(server: &Server, when: &str, mut line: serde_json::Value) {
+    let status = fs::read_to_string(server.process.join("status")).unwrap();
     let of =
         |key: &str| status.lines().find_map(|line| line.strip_prefix(key)).unwrap().split_whitespace().next().unwrap();
     let number = |key: &str| of(key).parse::<u64>().unwrap();
+    let metrics = server.metrics();
+    let metric = |name: &str| {
+        metrics.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok()).unwrap_or(0.0)
+    };
+    line["prepare"] = json!({"count": metric(PREPARES), "seconds": metric(PREPARE_SECONDS)});
     line["when"] = json!(when);
     line["server"] = json!({
         "resident_kib": number("VmRSS:"), "own_kib": number("RssAnon:"), "threads": number("Threads:"),
-        "descriptors": fs::read_dir(server.join("fd")).unwrap().count(),
+        "descriptors": fs::read_dir(server.process.join("fd")).unwrap().count(),
     });
     println!("{line}");
+}
+
+impl Server {
+    fn metrics(&self) -> String {
+        let mut connection = UnixStream::connect(&self.control).unwrap();
+        connection.write_all(b"GET /metrics HTTP/1.1\r\nhost: oncefs\r\nconnection: close\r\n\r\n").unwrap();
+        let mut page = String::new();
+        connection.read_to_string(&mut page).unwrap();
+        page
+    }
 }
 
 /// xorshift64: the same throws in every run.
