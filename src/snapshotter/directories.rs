@@ -10,6 +10,7 @@ use std::sync::mpsc::{Sender, channel};
 use super::chains::Usage;
 use super::error::SnapshotError;
 use crate::mount::Upper;
+use crate::sys::file;
 
 /// As containerd's overlay snapshotter makes them.
 const FS_MODE: u32 = 0o755;
@@ -63,22 +64,65 @@ impl Directories {
         below: Option<PathBuf>,
         owner: Option<(u32, u32)>,
     ) -> Result<(), SnapshotError> {
-        let (directory, Upper { fs: shown, work }) = (self.directory(id), self.upper(id));
+        let directories = self.clone();
         let made = tokio::task::spawn_blocking(move || {
-            make(&directory, PARENT_MODE)?;
-            make(&shown, FS_MODE)?;
-            if is_written {
-                make(&work, WORK_MODE)?;
-            }
-            // A view that is not loaded answers as an empty directory of root's.
-            let owner = owner.or_else(|| below?.symlink_metadata().ok().map(|like| (like.uid(), like.gid())));
-            if let Some((uid, gid)) = owner {
-                std::os::unix::fs::lchown(&shown, Some(uid), Some(gid))
-                    .map_err(SnapshotError::io("set the owner of", &shown))?;
-            }
-            Ok(())
+            make(&directories.directory(id), PARENT_MODE)?;
+            directories.make_inner(id, is_written, below, owner)
         });
         made.await.unwrap_or(Err(SnapshotError::Stopping))
+    }
+
+    fn make_inner(
+        &self,
+        id: u64,
+        is_written: bool,
+        below: Option<PathBuf>,
+        owner: Option<(u32, u32)>,
+    ) -> Result<(), SnapshotError> {
+        let Upper { fs: shown, work } = self.upper(id);
+        make(&shown, FS_MODE)?;
+        // A view that is not loaded answers as an empty directory of root's.
+        let owner = owner.or_else(|| below?.symlink_metadata().ok().map(|like| (like.uid(), like.gid())));
+        if let Some((uid, gid)) = owner {
+            std::os::unix::fs::lchown(&shown, Some(uid), Some(gid))
+                .map_err(SnapshotError::io("set the owner of", &shown))?;
+        }
+        if is_written { make(&work, WORK_MODE) } else { Ok(()) }
+    }
+
+    /// Makes what a power loss took of the directories of a snapshot, which only its record was flushed of: nobody has had
+    /// anything in them on disk. The last to be made says whether all are there. Blocking.
+    pub(super) fn make_again(
+        &self,
+        id: u64,
+        is_written: bool,
+        below: Option<PathBuf>,
+        owner: Option<(u32, u32)>,
+    ) -> Result<(), SnapshotError> {
+        let Upper { fs: shown, work } = self.upper(id);
+        if (if is_written { &work } else { &shown }).is_dir() {
+            return Ok(());
+        }
+        tracing::warn!(
+            snapshot = id,
+            "the directories of a snapshot are gone, as a power loss leaves it; they are made again"
+        );
+        let directory = self.directory(id);
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(PARENT_MODE)
+            .create(&directory)
+            .map_err(SnapshotError::io("make", &directory))?;
+        if shown.is_dir() {
+            return make(&work, WORK_MODE);
+        }
+        self.make_inner(id, is_written, below, owner)
+    }
+
+    /// Has the directories of a snapshot on disk before its record says that it is for good. Blocking.
+    pub(super) fn sync(&self, id: u64) -> Result<(), SnapshotError> {
+        let directory = self.directory(id);
+        file::sync_directory(&directory).map_err(SnapshotError::io("sync", &directory))
     }
 
     /// Deletes in the background.

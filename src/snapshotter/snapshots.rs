@@ -5,6 +5,7 @@
 //! begun runs to its end, also when its caller leaves. Directories are deleted in the background: what has no record is
 //! a leftover, and is deleted at the next start if not before.
 
+mod again;
 mod compare;
 mod counted;
 mod remote;
@@ -86,6 +87,7 @@ impl Snapshots {
         let mut book = Book::default();
         // One whose parent is gone has no use, but may be removed.
         snapshots.into_iter().for_each(|snapshot| book.read(snapshot));
+        again::make_directories(&book, &directories)?;
         let mut unclaimed = HashSet::new();
         for snapshot in book.iter() {
             if let Some(chain) = snapshot.remote()
@@ -266,6 +268,8 @@ impl Snapshots {
                 ..Snapshot::clone(&active)
             }
         };
+        let (directories, id) = (self.shared.directories.clone(), committed.id);
+        blocking(move || directories.sync(id)).await??;
         self.write(&committed).await?;
         let committed = Arc::new(committed);
         {

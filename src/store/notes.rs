@@ -3,7 +3,7 @@
 //!
 //! The database is the truth, and it alone is flushed. A note is written aside before its record changes and comes into its place after
 //! that; it is put aside before its record leaves, and deleted after that. So whenever the process is killed, one note at most is not what
-//! its record is, and that one lies aside. After a power loss any note may be older than its record.
+//! its record is, and that one lies aside. After a power loss any note may be older than its record, but none is there whose record has left.
 //!
 //! ```text
 //! note    "oncefs note" and a newline, version (1 byte), fields, sha256 of all before it
@@ -21,6 +21,7 @@ use crate::store::StoreError;
 use crate::store::layout::Layout;
 use crate::store::records::{Reader, Writer};
 use crate::store::recover::make_directory;
+use crate::sys::file;
 
 pub(super) use compare::Difference;
 
@@ -175,11 +176,16 @@ impl Notes {
         Ok(Aside::Comes(self, place))
     }
 
-    /// Puts a note aside.
+    /// Puts a note aside, durably: a note whose record has left must not come back with a power loss, for a note without record is a
+    /// record that the database lost.
     pub(super) fn take_out(&self, kind: Kind, key: &[u8]) -> Result<Aside<'_>, StoreError> {
         let (aside, place) = (self.layout.note_aside(), self.place(&Note::new(kind, key, [])));
         match fs::rename(&place, &aside) {
-            Ok(()) => Ok(Aside::Leaves(self)),
+            Ok(()) => {
+                let directory = place.parent().unwrap_or(&place);
+                file::sync_directory(directory).map_err(StoreError::io("sync", directory))?;
+                Ok(Aside::Leaves(self))
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Aside::Nothing),
             Err(error) => Err(StoreError::io("put aside", &place)(error)),
         }

@@ -7,6 +7,7 @@ mod hostile;
 mod known;
 mod measured;
 mod mounted;
+mod power;
 mod random;
 mod reference;
 mod remote;

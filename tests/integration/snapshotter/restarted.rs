@@ -66,11 +66,18 @@ async fn a_lost_database_loses_nothing_that_containers_wrote() {
     let root = dir.path().join("root");
     // The store lets go of its files when the last of its work ends.
     drop(super::served::open_store(&root));
-    for file in ["db/db", "db/conf"] {
-        fs::write(root.join(file), vec![0x5a; 100_000]).unwrap();
-    }
-    let (store, mapped) = (super::served::open_store(&root), dir.path().join("run/mapped"));
-    let opened = Snapshots::open(store, std::sync::Arc::new(known), mapped).unwrap();
-    assert_eq!(opened.count(), 0);
+    let mapped = dir.path().join("run/mapped");
+    let break_and_open = || {
+        for file in ["db/db", "db/conf"] {
+            fs::write(root.join(file), vec![0x5a; 100_000]).unwrap();
+        }
+        Snapshots::open(super::served::open_store(&root), std::sync::Arc::new(known.clone()), mapped.clone()).unwrap()
+    };
+    assert_eq!(break_and_open().stat("container").unwrap().id, 1);
+    assert_eq!(fs::read(root.join("snapshots/1/fs/written")).unwrap(), b"precious");
+    drop(super::served::open_store(&root));
+    // And when nothing knows the snapshot any more.
+    fs::remove_dir_all(root.join("notes")).unwrap();
+    assert_eq!(break_and_open().count(), 0);
     assert_eq!(fs::read(root.join("snapshots.lost-0/1/fs/written")).unwrap(), b"precious");
 }
