@@ -5,9 +5,10 @@
 //! (`store/notes.rs`), but for access times: so a database that cannot be read, or has lost something, is made anew (`rebuild`).
 //!
 //! sled 0.34 does not survive a failed write: it may wait for ever in its next flush, or in its destructor. So space is
-//! reserved before each change, values are kept small enough never to become files of their own, and after an
-//! error all the same the database is not touched again by this process.
+//! reserved before each change, values are kept small enough never to become files of their own, changes are made where they hold nobody up
+//! for ever (`bounded`), and after an error all the same the database is not touched again by this process.
 
+mod bounded;
 mod cache;
 mod layers;
 mod opening;
@@ -23,10 +24,11 @@ use crate::store::layout::Layout;
 use crate::store::notes::{Difference, Kind, Note, Notes};
 use crate::store::records::{ImageRecord, LayerRecord};
 use crate::store::slots::Counter;
-use crate::sync::Mutex;
+use crate::sync::{Arc, Mutex};
 
 pub(super) use rebuild::Rebuilt;
 
+use bounded::Undone;
 use trees::{Trees, failure};
 
 /// Version of the database's trees, keys and records. Version 2 has images' records that say whether they are kept; of version 3
@@ -36,7 +38,7 @@ const VERSION: u32 = 3;
 pub(super) struct Db {
     layout: Layout,
     /// Empty after an error.
-    trees: Mutex<Option<Trees>>,
+    trees: Mutex<Option<Arc<Trees>>>,
     /// Changes with `trees` locked.
     notes: Notes,
     /// Held while a number is taken: nobody else gets it.
@@ -129,7 +131,8 @@ impl Db {
         let mut trees = self.trees.lock();
         self.reserve(&trees, record.value.len())?;
         let aside = self.notes.write(record)?;
-        self.flushed(&mut trees, |trees| trees.put(record))?;
+        let own = record.clone();
+        self.flushed(&mut trees, move |trees| trees.put(&own))?;
         aside.settle();
         Ok(())
     }
@@ -139,42 +142,57 @@ impl Db {
         let mut trees = self.trees.lock();
         self.reserve(&trees, 0)?;
         let aside = self.notes.take_out(kind, key)?;
-        self.flushed(&mut trees, |trees| trees.remove(kind, key))?;
+        let own = key.to_owned();
+        self.flushed(&mut trees, move |trees| trees.remove(kind, &own))?;
         aside.settle();
         Ok(())
     }
 
     /// Changes what is not noted by writing about so many bytes, and returns when it is on disk.
-    fn change(&self, bytes: usize, act: impl FnOnce(&Trees) -> sled::Result<()>) -> Result<(), StoreError> {
+    fn change(
+        &self,
+        bytes: usize,
+        act: impl FnOnce(&Trees) -> sled::Result<()> + Send + 'static,
+    ) -> Result<(), StoreError> {
         let mut trees = self.trees.lock();
         self.reserve(&trees, bytes)?;
         self.flushed(&mut trees, act)
     }
 
-    fn reserve(&self, trees: &Option<Trees>, bytes: usize) -> Result<(), StoreError> {
+    fn reserve(&self, trees: &Option<Arc<Trees>>, bytes: usize) -> Result<(), StoreError> {
         self.opened(trees)?.reserve(bytes).map_err(StoreError::io("reserve space for", &self.layout.db()))
     }
 
     fn flushed(
         &self,
-        trees: &mut Option<Trees>,
-        act: impl FnOnce(&Trees) -> sled::Result<()>,
+        trees: &mut Option<Arc<Trees>>,
+        act: impl FnOnce(&Trees) -> sled::Result<()> + Send + 'static,
     ) -> Result<(), StoreError> {
-        self.act(trees, |trees| act(trees).and_then(|()| trees.flush()))
+        bounded::flushed(self.opened(trees)?, act).map_err(|undone| {
+            std::mem::forget(trees.take());
+            match undone {
+                Undone::Failed(error) => failure(error, &self.layout.db()),
+                Undone::Lost(what) => StoreError::Database { path: self.layout.db(), source: what.into() },
+            }
+        })
     }
 
     fn with<R>(&self, act: impl FnOnce(&Trees) -> sled::Result<R>) -> Result<R, StoreError> {
         self.act(&mut self.trees.lock(), act)
     }
 
-    fn act<R>(&self, trees: &mut Option<Trees>, act: impl FnOnce(&Trees) -> sled::Result<R>) -> Result<R, StoreError> {
+    fn act<R>(
+        &self,
+        trees: &mut Option<Arc<Trees>>,
+        act: impl FnOnce(&Trees) -> sled::Result<R>,
+    ) -> Result<R, StoreError> {
         act(self.opened(trees)?).map_err(|error| {
             std::mem::forget(trees.take());
             failure(error, &self.layout.db())
         })
     }
 
-    fn opened<'a>(&self, trees: &'a Option<Trees>) -> Result<&'a Trees, StoreError> {
+    fn opened<'a>(&self, trees: &'a Option<Arc<Trees>>) -> Result<&'a Arc<Trees>, StoreError> {
         trees.as_ref().ok_or_else(|| StoreError::DatabaseFailed { path: self.layout.db() })
     }
 }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use crate::blob::{Blob, Origin};
 use crate::digest::{Checked, DiffId, LayerDigest};
 use crate::index::frames::{FrameId, Frames, FramesError};
-use crate::index::tree::read::Tree;
+use crate::index::tree::read::{Tree, TreeError};
 use crate::store::ahead::Ahead;
 use crate::store::cache::Evicted;
 use crate::store::layout::{DATA, FRAMES, Layout, RESIDENT, TREE};
@@ -95,14 +95,22 @@ impl Layer {
         let directory = shared.layout.layer(&digest);
         let damaged = |cause: String| StoreError::Damaged { layer: digest, cause };
         let frames = Frames::open(&open_file(&directory, FRAMES)?);
+        // What the disk does not give back can be had again elsewhere.
+        let unread = |name: &str, source: io::Error| match rustix::io::Errno::from_io_error(&source) {
+            Some(rustix::io::Errno::IO) => damaged(format!("{name} cannot be read: {source}")),
+            _ => StoreError::io("read", &directory.join(name))(source),
+        };
         let frames = frames.map_err(|error| match error {
-            FramesError::Io(source) => StoreError::io("read", &directory.join(FRAMES))(source),
+            FramesError::Io(source) => unread(FRAMES, source),
             other => damaged(other.to_string()),
         })?;
         if frames.heading().layer != digest {
             return Err(damaged(format!("they are those of {}", frames.heading().layer)));
         }
-        let tree = Tree::open(&open_file(&directory, TREE)?).map_err(|error| damaged(error.to_string()))?;
+        let tree = Tree::open(&open_file(&directory, TREE)?).map_err(|error| match error {
+            TreeError::Map(source) => unread(TREE, source),
+            other => damaged(other.to_string()),
+        })?;
         if tree.diff_id() != frames.heading().diff_id {
             return Err(damaged(format!("the tree is that of {}", tree.diff_id())));
         }

@@ -5,9 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Seek as _};
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use crate::digest::LayerDigest;
 use crate::store::StoreError;
@@ -19,16 +20,24 @@ use crate::sys::file;
 /// sled writes a snapshot of some kilobytes when it opens, and whole segments of 512 KiB.
 const RESERVE_BYTES: u64 = 2 << 20;
 
+/// How long a lock of this process is waited for: a program that it starts has a copy of it until it is another program.
+const CLOSING: Duration = Duration::from_secs(1);
+
 /// Makes the root if it is not there, and locks it for this process as long as the file is open.
 pub(super) fn take(layout: &Layout) -> Result<File, StoreError> {
     make_directory(layout.root())?;
     let path = layout.lock();
     let opened = File::options().read(true).write(true).create(true).truncate(false).open(&path);
     let mut lock = opened.map_err(StoreError::io("open", &path))?;
-    if !file::try_lock(&lock).map_err(StoreError::io("lock", &path))? {
+    let give_up = Instant::now() + CLOSING;
+    while !file::try_lock(&lock).map_err(StoreError::io("lock", &path))? {
         let mut pid = String::new();
-        let _ = lock.read_to_string(&mut pid); // only for the message
-        return Err(StoreError::Locked { root: layout.root().to_path_buf(), pid: pid.trim().parse().ok() });
+        let _only_for_the_message = lock.rewind().and_then(|()| lock.read_to_string(&mut pid));
+        let pid = pid.trim().parse().ok();
+        if pid != Some(std::process::id()) || Instant::now() > give_up {
+            return Err(StoreError::Locked { root: layout.root().to_path_buf(), pid });
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
     // Always as long, so that it is overwritten in place: that works on a full disk too.
     let pid = format!("{:<10}\n", std::process::id());

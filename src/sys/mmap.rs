@@ -4,18 +4,35 @@
 use std::fs::File;
 use std::io;
 use std::ops::Deref;
+use std::os::unix::fs::FileExt as _;
+
+const PIECE_BYTES: usize = 256 << 10;
 
 /// A whole file, readable as a slice for as long as this lives (also after the file was unlinked).
 #[derive(Debug)]
 pub struct Map(memmap2::Mmap);
 
 impl Map {
-    /// Maps `file`, as long as it is now.
+    /// Maps `file`, as long as it is now. All of it is read once: what the disk does not give is an error here, and would be the end of
+    /// the process (SIGBUS) when it is looked at through the map.
     pub fn open(file: &File) -> io::Result<Self> {
+        read_through(file)?;
         // SAFETY: the bytes behind the slice must not change. The store's exclusive lock on its root keeps every
         // other oncefs away, and ours opens these files read-only once they have their final name. The safe
         // alternative, reading the file into memory, would cost each mounted layer its whole tree in memory.
         unsafe { memmap2::Mmap::map(file) }.map(Self)
+    }
+}
+
+fn read_through(file: &File) -> io::Result<()> {
+    let (mut buffer, mut at) = (vec![0; PIECE_BYTES], 0);
+    loop {
+        match file.read_at(&mut buffer, at) {
+            Ok(0) => return Ok(()),
+            Ok(read) => at += read as u64,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
     }
 }
 

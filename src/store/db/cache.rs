@@ -30,13 +30,11 @@ impl Db {
 
     /// Writes down when these layers were last read; all at once.
     pub(in crate::store) fn put_accesses(&self, accesses: &[(LayerDigest, u64)]) -> Result<(), StoreError> {
-        self.change(accesses.len() * 40, |trees| {
-            let mut batch = sled::Batch::default();
-            for (layer, at) in accesses {
-                batch.insert(layer.0.as_bytes(), &at.to_le_bytes());
-            }
-            trees.accesses.apply_batch(batch)
-        })
+        let mut batch = sled::Batch::default();
+        for (layer, at) in accesses {
+            batch.insert(layer.0.as_bytes(), &at.to_le_bytes());
+        }
+        self.change(accesses.len() * 40, |trees| trees.accesses.apply_batch(batch))
     }
 
     /// Without an order. What is of no use is left out.

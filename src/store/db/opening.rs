@@ -19,7 +19,7 @@ use crate::store::layout::Layout;
 use crate::store::notes::{Difference, Kind, Note, Notes, layer_of};
 use crate::store::records::{ImageRecord, LayerRecord};
 use crate::store::slots::Counter;
-use crate::sync::Mutex;
+use crate::sync::{Arc, Mutex};
 
 /// A database that is not read by then never will be: with 10,000 snapshots it takes a tenth of a second.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
@@ -47,7 +47,7 @@ pub(super) fn open(layout: &Layout, patience: Duration) -> Result<Opened, StoreE
             (trees, records, Some(rebuilt))
         }
     };
-    let db = Db { layout: layout.clone(), trees: Mutex::new(Some(trees)), notes, counting: Mutex::default() };
+    let db = Db { layout: layout.clone(), trees: Mutex::new(Some(Arc::new(trees))), notes, counting: Mutex::default() };
     Ok(Opened { db, layers: records.iter().filter_map(layer).collect(), rebuilt })
 }
 

@@ -4,6 +4,7 @@ mod caching;
 mod damage;
 mod disk;
 mod doctoring;
+mod failing;
 pub(crate) mod image;
 mod interrupted;
 mod lazy;

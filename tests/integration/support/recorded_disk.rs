@@ -1,6 +1,8 @@
 //! A disk that is recorded: each write and each flush, in their order. From the record a disk is made as a power loss may leave it:
 //! all that was written before some flush, and of what came after it whatever part.
 //!
+//! And it can be made to fail.
+//!
 //! It is a file that a FUSE file system of the test's own shows, with a loop device over it and ext4 on that: so the kernel's own caches, its
 //! journal and the file system's flushes are real. Needs root, FUSE and loop devices.
 
@@ -10,6 +12,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use fuser::{
@@ -17,6 +20,7 @@ use fuser::{
     ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyWrite, Request, WriteFlags,
 };
 use oncefs::sync::Mutex;
+use rustix::fs::{Advice, fadvise};
 use tempfile::TempDir;
 
 /// What an ext4 with a journal and a store with little in it need.
@@ -42,13 +46,22 @@ pub(crate) struct RecordedDisk {
     mount: Mounted,
     _serving: BackgroundSession,
     record: Arc<Mutex<Record>>,
+    failing: Arc<Failing>,
     dir: TempDir,
+}
+
+/// What fails, with EIO.
+#[derive(Default)]
+struct Failing {
+    reads: AtomicBool,
+    writes: AtomicBool,
 }
 
 /// The one file of the FUSE file system.
 struct Shown {
     disk: File,
     record: Arc<Mutex<Record>>,
+    failing: Arc<Failing>,
 }
 
 /// An image, mounted through a loop device until this is dropped.
@@ -80,10 +93,22 @@ impl RecordedDisk {
         let disk = File::options().read(true).write(true).open(&image).unwrap();
         let mut config = fuser::Config::default();
         config.mount_options = vec![fuser::MountOption::FSName("oncefs-test".to_owned())];
-        let served = Shown { disk, record: record.clone() };
+        let failing = Arc::new(Failing::default());
+        let served = Shown { disk, record: record.clone(), failing: failing.clone() };
         let serving = fuser::spawn_mount(served, &shown, &config).expect("this test needs FUSE");
         let mount = Mounted::new(&shown.join("disk"));
-        Self { mount, _serving: serving, record, dir }
+        Self { mount, _serving: serving, record, failing, dir }
+    }
+
+    /// From now on reads and writes of the disk fail, or not. The kernel forgets what the files below `place` have.
+    pub(crate) fn fails(&self, reads: bool, writes: bool, place: &str) {
+        // Once writes have failed there may be some that never succeed.
+        has_ended_well(Command::new("sync").arg("--file-system").arg(self.path()));
+        let forget = |path: &Path| fadvise(File::open(path).unwrap(), 0, None, Advice::DontNeed).unwrap();
+        files_below(&self.path().join(place)).iter().for_each(|path| forget(path));
+        forget(&self.dir.path().join("shown/disk"));
+        self.failing.reads.store(reads, Ordering::SeqCst);
+        self.failing.writes.store(writes, Ordering::SeqCst);
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -97,7 +122,7 @@ impl RecordedDisk {
 
     /// Unmounts it.
     pub(crate) fn end(self) -> Replay {
-        let Self { mount, _serving, record, dir } = self;
+        let Self { mount, _serving, record, dir, .. } = self;
         drop(mount);
         drop(_serving);
         let path = dir.path().join("formatted");
@@ -174,6 +199,16 @@ impl Drop for Mounted {
             std::thread::sleep(Duration::from_millis(2));
         }
     }
+}
+
+fn files_below(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let below = |path: PathBuf| match path.symlink_metadata() {
+        Ok(found) if found.is_dir() => files_below(&path),
+        Ok(found) if found.is_file() => vec![path],
+        _ => Vec::new(),
+    };
+    entries.flat_map(below).collect()
 }
 
 fn format(image: &Path) {
@@ -272,8 +307,8 @@ impl Filesystem for Shown {
     ) {
         let mut bytes = vec![0; size as usize];
         match self.disk.read_at(&mut bytes, at) {
-            Ok(read) => reply.data(&bytes[..read]),
-            Err(_) => reply.error(Errno::EIO),
+            Ok(read) if !self.failing.reads.load(Ordering::SeqCst) => reply.data(&bytes[..read]),
+            _ => reply.error(Errno::EIO),
         }
     }
 
@@ -291,6 +326,9 @@ impl Filesystem for Shown {
     ) {
         // In the order in which they are answered.
         let mut record = self.record.lock();
+        if self.failing.writes.load(Ordering::SeqCst) {
+            return reply.error(Errno::EIO);
+        }
         match self.disk.write_all_at(bytes, at) {
             Ok(()) => {
                 record.0.push(Event::Write { at, bytes: bytes.to_vec() });
