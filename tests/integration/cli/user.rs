@@ -154,3 +154,35 @@ fn a_user_cannot_use_the_systems_store_and_is_told_so() {
     assert!(ran.code == Some(1) && ran.err.contains(place.to_str().unwrap()), "{ran:?}");
     user.assert_at_rest();
 }
+
+#[test]
+fn what_a_user_may_not_read_any_more_is_told_with_its_path_and_is_no_loss() {
+    let user = User::new();
+    let image = Image::usual(105).write_layout(&user.node.path("layout"));
+    user.oncefs(&["pull", &image]).well();
+    until("the server ends", || user.node.processes().is_empty());
+    let (store, at) = (user.home("data/oncefs"), user.home("mnt"));
+    let allow = |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    for place in ["db", "layers", "notes"] {
+        let place = store.join(place);
+        allow(&place, 0);
+        let ran = user.oncefs(&["mount", &image, at.to_str().unwrap()]);
+        ran.fails(7, &[place.to_str().unwrap(), "Permission denied"]);
+        assert!(mounts_below(&at).is_empty());
+        until("the server ends", || user.node.processes().is_empty());
+        allow(&place, 0o700);
+    }
+    let layer = std::fs::read_dir(store.join("layers/sha256")).unwrap().next().unwrap().unwrap().path();
+    let tree = layer.join("tree");
+    allow(&tree, 0);
+    let at = user.mounts(&image, "mnt");
+    let ran = user.runs("cat", &[at.join("etc/hello").to_str().unwrap()]);
+    assert!(ran.code == Some(1) && ran.err.contains("Input/output error"), "{ran:?}");
+    let log = std::fs::read_to_string(user.home("run/oncefs/oncefs.log")).unwrap();
+    assert!(log.contains(tree.to_str().unwrap()) && log.contains("Permission denied"), "{log}");
+    allow(&tree, 0o600);
+    assert_eq!(user.runs("cat", &[at.join("etc/hello").to_str().unwrap()]).well().out, "hello from the top\n");
+    user.oncefs(&["umount", at.to_str().unwrap()]).well();
+    user.assert_at_rest();
+    assert!(!store.join("db.broken-0").exists());
+}
