@@ -55,7 +55,7 @@ def drop_caches():
 def fault_in_memory():
     """Touches as much memory as the page cache will want: the first touch of a virtual machine's page is its host's
     work, not ours, and would be charged to whoever runs first."""
-    with tempfile.NamedTemporaryFile(dir=TOP) as f:
+    with tempfile.NamedTemporaryFile(dir=os.path.join(TOP, "target")) as f:
         block = os.urandom(MIB)
         for _ in range(4096):
             f.write(block)
