@@ -8,7 +8,7 @@ here=$(cd "$(dirname "$0")/.." && pwd)
 wanted="cc:gcc make:make python3:python3 umoci:umoci skopeo:skopeo docker-registry:docker-registry
 fusermount3:fuse3 mmdebstrap:mmdebstrap zstd:zstd pigz:pigz bsdtar:libarchive-tools getfattr:attr
 setcap:libcap2-bin htpasswd:apache2-utils jq:jq curl:curl runuser:util-linux xz:xz-utils
-systemd-nspawn:systemd-container man:man-db
+systemd-nspawn:systemd-container man:man-db mkfs.ext4:e2fsprogs
 containerd:containerd ctr:containerd runc:runc
 chromium:chromium"
 
