@@ -168,7 +168,9 @@ impl Session {
         descriptor: Option<OwnedFd>,
     ) -> Result<Self, SessionError> {
         let (counts, kernel) = (serving.counts(), Arc::new(session.notifier()));
-        if let Err(error) = serving.linger().watch(&session) {
+        // A single processor is the caller's as soon as it was answered.
+        let has_several = thread::available_parallelism().is_ok_and(|processors| processors.get() > 1);
+        if has_several && let Err(error) = serving.linger().watch(&session) {
             tracing::debug!(%error, "threads sleep after each answer");
         }
         let shelf = serving.shelf();

@@ -326,7 +326,7 @@ impl Cache {
         let mut warned = self.warned.lock();
         if warned.is_none_or(|then| then.elapsed() >= WARN_EVERY) {
             *warned = Some(Instant::now());
-            tracing::warn!(%layer, %cause, "frames are served but not kept; free some space, or let the cache be larger");
+            tracing::warn!(%layer, %cause, "frames are served but not kept; look at the disk, free some space, or let the cache be larger");
         }
     }
 }

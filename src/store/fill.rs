@@ -16,6 +16,7 @@ use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use tokio::sync::oneshot;
 
 use crate::digest::check_frame;
+use crate::errors::with_causes;
 use crate::flight::Failed;
 use crate::gate::{Place, Urgency};
 use crate::index::codec;
@@ -252,7 +253,7 @@ impl Layer {
                 self.lend_too(id, data);
             }
             // A disk that is full, broken or read-only takes nothing; readers have their bytes all the same.
-            Err(error) => self.lend(id, data, &error),
+            Err(error) => self.lend(id, data, &with_causes(&error)),
         }
         Ok(())
     }

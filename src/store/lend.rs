@@ -64,11 +64,13 @@ impl Layer {
 
     /// Reads what is partly resident and partly lent. Says whether all of it was; if not, `out` is not to be looked at.
     pub(super) fn read_unkept(&self, range: Range<u64>, out: &mut [u8]) -> bool {
-        let frames = self.frames().covering(range.clone());
+        let mut frames = self.frames().covering(range.clone());
+        if !frames.clone().all(|frame| self.is_at_hand(frame)) {
+            return false;
+        }
         // Between frames there may be zeros that belong to none.
         out.fill(0);
-        frames.clone().all(|frame| self.is_at_hand(frame))
-            && frames.into_iter().all(|frame| self.read_part(frame, &range, out).is_some())
+        frames.all(|frame| self.read_part(frame, &range, out).is_some())
     }
 
     /// Reads what `range` has of the frame to its place in `out`, from memory if it is lent.
