@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::fs::{DirBuilder, File};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
@@ -116,10 +116,12 @@ impl Sockets {
                 Ok(socket)
             }
         };
-        let control = open(CONTROL, &control::socket(run)).await?;
-        if let (Some(made), Some(group)) = (&control.made, access.group()) {
-            let failed = |error| format!("cannot give {} to [server] group: {error}", made.path.display());
-            share(run, &made.path, group).map_err(|error| Failure::new(FailureKind::Usage, failed(error)))?;
+        let place = control::socket(run);
+        let control = open(CONTROL, &place).await?;
+        // Also one that the service manager made: what its unit says of groups would be true of containerd's socket too.
+        if let Some(group) = access.group().filter(|_| control.is_at(&place)) {
+            let failed = |error| format!("cannot give {} to [server] group: {error}", place.display());
+            share(run, &place, group).map_err(|error| Failure::new(FailureKind::Usage, failed(error)))?;
         }
         let snapshotter = if is_roots { Some(open(SNAPSHOTTER, &snapshotter).await?) } else { None };
         let cri = if is_service && config.cri.enabled { Some(open(CRI, &cri).await?) } else { None };
@@ -182,7 +184,7 @@ pub(super) fn let_go(keeping: &Keeping) {
 }
 
 /// Where a unix socket is bound.
-fn place_of(descriptor: &OwnedFd) -> Option<PathBuf> {
+fn place_of(descriptor: impl AsFd) -> Option<PathBuf> {
     use std::os::unix::ffi::OsStringExt as _;
     let address = SocketAddrUnix::try_from(rustix::net::getsockname(descriptor).ok()?).ok()?;
     Some(std::ffi::OsString::from_vec(address.path_bytes()?.to_vec()).into())
@@ -230,6 +232,11 @@ impl Socket {
         let failed = |error| Failure::new(FailureKind::Usage, format!("cannot listen at {}: {error}", path.display()));
         let made = Made::at(path, &run.join("sockets.lock")).map_err(failed)?;
         Ok(Self { listener, made: Some(made) })
+    }
+
+    /// Whether who connects to that file connects to this.
+    fn is_at(&self, path: &Path) -> bool {
+        self.made.is_some() || place_of(&self.listener).is_some_and(|place| place == path)
     }
 
     /// The listener for the runtime, and what takes the file away when it is dropped.

@@ -159,6 +159,24 @@ watchdog_is_not_noticed() {
     shows_page /mnt/three
 }
 
+as_somebody() { setpriv --reuid 4711 --regid 4711 "$@"; }
+is_refused() { if "$@"; then return 1; fi; }
+
+operators_use_systemds_socket() {
+    groupadd --gid 4712 operators
+    printf '[server]\ngroup = "operators"\n' >/etc/oncefs/config.toml
+    systemctl restart oncefs.service
+    as_somebody --groups 4712 oncefs --run /run/oncefs pull "$IMAGE"
+    is_refused as_somebody --groups 4712 oncefs --run /run/oncefs umount --all
+    is_refused as_somebody --clear-groups oncefs --run /run/oncefs status
+    [ "$(stat -c '%a %G' /run/oncefs/control.sock)" = '660 operators' ]
+    [ "$(stat -c '%a %G' /run/oncefs/snapshotter.sock)" = '600 root' ]
+    # systemd makes it anew, and knows nothing of the group.
+    systemctl stop oncefs.socket oncefs.service
+    systemctl start oncefs.socket oncefs.service
+    as_somebody --groups 4712 oncefs --run /run/oncefs status
+}
+
 stop_takes_mounts_away() {
     systemctl stop oncefs.socket oncefs.service
     is_gone /mnt/three
@@ -207,6 +225,7 @@ case $BOOT in
     step "a kill is not noticed" killed_it_is_not_noticed
     step "a watchdog is not noticed" watchdog_is_not_noticed
     step "a stop takes mounts away" stop_takes_mounts_away
+    step "operators use systemd's socket" operators_use_systemds_socket
     step "the socket starts the service" socket_starts_the_service
     step "the journal tells of it" journal_tells
     step "no unit failed" nothing_failed

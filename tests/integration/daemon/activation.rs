@@ -1,6 +1,8 @@
 //! Sockets that systemd has made: `systemd-socket-activate` hands them over as the service manager does.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 use rustix::process::Signal;
 
@@ -39,6 +41,22 @@ fn sockets_of_systemd_are_used_by_name_or_by_place_and_left_to_it() {
         for name in ["control", "snapshotter", "cri"] {
             assert!(service.socket(name).exists(), "{name} is systemd's, and was taken away");
         }
+    }
+}
+
+/// A unit's SocketGroup= would be true of containerd's socket too.
+#[test]
+fn of_the_sockets_of_systemd_only_the_control_socket_is_given_to_the_group() {
+    let mut service = Service::new("[server]\ngroup = \"47110\"\n");
+    activated(&mut service, None);
+    let first = UnixStream::connect(service.socket("control")).unwrap();
+    assert_eq!(get(first, "/healthz").body, "ok\n");
+    let mode_and_group = |path: &Path| path.metadata().map(|it| (it.mode() & 0o777, it.gid())).unwrap();
+    assert_eq!(mode_and_group(&service.socket("control")), (0o660, 47110));
+    assert_eq!(mode_and_group(&service.run_dir()), (0o710, 47110));
+    for socket in ["snapshotter", "cri"] {
+        let (mode, group) = mode_and_group(&service.socket(socket));
+        assert_eq!((mode & 0o022, group), (0, 0), "{socket}: {mode:o}: connecting is writing");
     }
 }
 

@@ -30,6 +30,7 @@ ok: a restart is not noticed
 ok: a kill is not noticed
 ok: a watchdog is not noticed
 ok: a stop takes mounts away
+ok: operators use systemd's socket
 ok: the socket starts the service
 ok: the journal tells of it
 ok: no unit failed
