@@ -1,4 +1,4 @@
-//! A registry that has what an input says: one blob, and documents beside it by their digests.
+//! A registry that has what an input says: one blob, documents beside it by their digests, and a list of those that are about the image.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,6 +14,8 @@ pub(crate) struct Documents {
     by_digest: BTreeMap<[u8; 32], Vec<u8>>,
     /// The manifest that any ending after the tag gives.
     pub(crate) called: Option<Vec<u8>>,
+    /// What the registry says is about the image.
+    pub(crate) referrers: Arc<[Referrer]>,
 }
 
 impl Documents {
@@ -44,7 +46,7 @@ impl Beside for Documents {
     }
 
     fn referrers(&self) -> Future<'_, Arc<[Referrer]>> {
-        Box::pin(async { Ok([].into()) })
+        Box::pin(async { Ok(self.referrers.clone()) })
     }
 }
 

@@ -9,6 +9,7 @@ mod frames;
 mod gzip_decode;
 mod profile;
 mod published;
+mod referrers;
 mod registry_texts;
 mod sources;
 mod tar;
@@ -16,6 +17,8 @@ mod toc;
 mod tree;
 mod view;
 mod ztoc;
+
+pub use referrers::found as found_beside_an_image;
 
 /// A name, as of the directory of its seeds, and what is done with an input.
 pub type Target = (&'static str, fn(&[u8]));
@@ -29,6 +32,7 @@ pub const TARGETS: &[Target] = &[
     ("gzip_decode", gzip_decode::fuzz),
     ("profile", profile::fuzz),
     ("published", published::fuzz),
+    ("referrers", referrers::fuzz),
     ("registry_texts", registry_texts::fuzz),
     ("soci", sources::fuzz_soci),
     ("tar", tar::fuzz),

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use oncefs::blob::{InMemory, Layered};
 use oncefs::digest::Digest;
-use oncefs::index::frames::{FrameId, Frames};
+use oncefs::index::frames::{Bond, FrameId, Frames};
 use oncefs::index::scan::{Limits, Parts};
 use oncefs::index::sources::{Beliefs, read};
 use oncefs::index::tree::read::Tree;
@@ -47,7 +47,7 @@ pub(crate) fn fuzz_estargz(bytes: &[u8]) {
         let named = String::from_utf8_lossy(manifest).replace("TABLE", &digest.to_string());
         beside.called = Some(named.replace("LAYER", &layer.digest.to_string()).into_bytes());
     }
-    look_into(&layer, blob, &beside);
+    look_into(&layer, blob, &beside, &BELIEFS);
 }
 
 fn footer(table_start: u64) -> Vec<u8> {
@@ -67,7 +67,7 @@ pub(crate) fn fuzz_zstd_chunked(bytes: &[u8]) {
     let table = start.checked_add(len).and_then(|end| blob.get(start..end)).unwrap_or(b"");
     let [position_key, checksum_key] = if dialect % 2 == 0 { CONTAINERS } else { STARGZ };
     let annotations = [(position_key, position), (checksum_key, Digest::of(table).to_string())];
-    look_into(&layer_of(blob, "zstd", &annotations), blob.to_vec(), &Documents::default());
+    look_into(&layer_of(blob, "zstd", &annotations), blob.to_vec(), &Documents::default(), &BELIEFS);
 }
 
 /// The index's manifest, a ztoc and a prefetch artifact, with a zero byte after the first and the length of the last before it, in two bytes; in the
@@ -86,27 +86,30 @@ pub(crate) fn fuzz_soci(bytes: &[u8]) {
         .replace("LAYER", &layer.digest.to_string());
     let index = beside.put(named.as_bytes());
     layer.annotations.insert(SOCI_INDEX.to_owned(), index.to_string());
-    look_into(&layer, blob, &beside);
+    look_into(&layer, blob, &beside, &BELIEFS);
 }
 
 /// What is before the first zero byte, and what is after it.
-fn parts(bytes: &[u8]) -> (&[u8], &[u8]) {
+pub(super) fn parts(bytes: &[u8]) -> (&[u8], &[u8]) {
     match bytes.iter().position(|byte| *byte == 0) {
         Some(at) => (&bytes[..at], &bytes[at + 1..]),
         None => (bytes, b""),
     }
 }
 
-fn look_into(layer: &Layered, blob: Vec<u8>, beside: &Documents) {
+/// Why the index that was found is believed, if one was: its tree is sound, and its frames lie within the blob.
+pub(super) fn look_into(layer: &Layered, blob: Vec<u8>, beside: &Documents, beliefs: &Beliefs<'_>) -> Option<Bond> {
     let file = || -> File { tempfile::tempfile().expect("a temporary file") };
     let parts = Parts { data: file(), tree: file(), frames: file() };
     let limits = Limits { inodes_max: 5000, names_bytes_max: 8 << 20, ..Limits::default() };
     let blob = InMemory(blob.into());
-    let Ok(Some(_)) = RUNTIME.block_on(read(layer, &blob, beside, &BELIEFS, &parts, &limits)) else { return };
+    let read = RUNTIME.block_on(read(layer, &blob, beside, beliefs, &parts, &limits));
+    read.ok().flatten()?;
     Tree::open(&parts.tree).and_then(|tree| tree.check()).expect("a sound tree");
     let frames = Frames::open(&parts.frames).expect("frames that follow one another within the blob");
     for id in (0..frames.len()).map(FrameId) {
         let source = frames.get(id).expect("a frame").source;
         assert!(source.start < source.end && source.end <= layer.size);
     }
+    frames.heading().bond
 }

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use super::credentials::FileText;
 use super::reference::Repository;
-use super::{Platform, Reference, challenge, hosts, kubelet, manifest};
+use super::{Platform, Reference, challenge, hosts, kubelet, manifest, referrers};
+use crate::blob::Referrer;
 
 /// What a text is taken for.
 #[derive(Debug, Clone, Copy)]
@@ -17,10 +18,22 @@ pub enum Text {
     Reference,
     Platform,
     DockerConfig,
+    /// A page of what refers to a manifest.
+    Referrers,
+    /// The header that names the next page.
+    Link,
+}
+
+/// What a page of the referrers API lists.
+///
+/// # Errors
+/// Says what is wrong with it.
+pub fn referrers(page: &[u8]) -> Result<Vec<Referrer>, String> {
+    referrers::parse(page, None, false)
 }
 
 impl Text {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Challenge,
         Self::HostsToml,
         Self::CredentialProviders,
@@ -29,6 +42,8 @@ impl Text {
         Self::Reference,
         Self::Platform,
         Self::DockerConfig,
+        Self::Referrers,
+        Self::Link,
     ];
 
     /// Parses it.
@@ -41,7 +56,8 @@ impl Text {
             Self::Manifest => drop(manifest::Document::parse(bytes, None)),
             Self::ImageConfig => drop(manifest::ImageConfig::parse(bytes)),
             Self::DockerConfig => ask_docker_config(bytes),
-            Self::Challenge | Self::HostsToml | Self::Reference | Self::Platform => {
+            Self::Referrers => ask_referrers(bytes),
+            Self::Challenge | Self::HostsToml | Self::Reference | Self::Platform | Self::Link => {
                 if let Ok(text) = std::str::from_utf8(bytes) {
                     self.read_text(text);
                 }
@@ -52,6 +68,7 @@ impl Text {
     fn read_text(self, text: &str) {
         match self {
             Self::Challenge => drop(challenge::parse([text])),
+            Self::Link => drop(referrers::next_page(text)),
             Self::HostsToml => drop(hosts::HostFile::parse(text, Path::new("/nowhere"))),
             Self::Reference => {
                 if let Ok(reference) = text.parse::<Reference>() {
@@ -73,4 +90,14 @@ fn ask_docker_config(bytes: &[u8]) {
         let Ok(repository) = repository.parse::<Repository>() else { continue };
         let _ = (file.helper(repository.host()), file.stored(&repository, Path::new("config.json")));
     }
+}
+
+/// Of a list that is filtered here as many are left as of one that the registry has filtered, less those that have no type.
+fn ask_referrers(page: &[u8]) {
+    const OURS: &str = "application/vnd.oncefs.index.v1+json";
+    let Ok(all) = referrers::parse(page, None, false) else { return };
+    let [here, there] =
+        [false, true].map(|is_filtered| referrers::parse(page, Some(OURS), is_filtered).map_or(0, |found| found.len()));
+    assert_eq!(here, all.iter().filter(|one| one.artifact_type == OURS).count());
+    assert!(here <= there && there <= all.len());
 }

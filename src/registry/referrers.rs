@@ -10,7 +10,7 @@ use serde::Deserialize;
 use crate::blob::Referrer;
 use crate::digest::Digest;
 use crate::registry::ask::{Access, Ask};
-use crate::registry::client::{Client, Small};
+use crate::registry::client::Client;
 use crate::registry::error::RegistryError;
 use crate::registry::manifest::{INDEX, MANIFEST_BYTES_MAX};
 use crate::registry::reference::Repository;
@@ -84,7 +84,7 @@ impl Search<'_> {
             let filters = page.header("oci-filters-applied").unwrap_or_default();
             let is_filtered = filters.split(',').any(|filter| filter.trim() == "artifactType");
             found.extend(self.of_page(&page.bytes, is_filtered)?);
-            match next_page(&page) {
+            match page.header(LINK).and_then(next_page) {
                 Some(next) if found.len() < REFERRERS_MAX => query = next,
                 _ => break,
             }
@@ -121,44 +121,49 @@ impl Search<'_> {
         }
     }
 
-    /// The referrers that a page lists. What it says of itself must be an index; descriptors whose digest is of a kind that is
-    /// not known here are passed over.
     fn of_page(&self, bytes: &[u8], is_filtered: bool) -> Result<Vec<Referrer>, RegistryError> {
-        let wrong = |cause: String| RegistryError::Protocol {
+        parse(bytes, self.artifact_type, is_filtered).map_err(|cause| RegistryError::Protocol {
             host: self.repository.host().to_owned(),
             what: format!("what refers to {}", self.subject),
             cause,
-        };
-        let index: IndexText = serde_json::from_slice(bytes).map_err(|error| {
-            wrong(format!("its list cannot be read at line {}, column {}", error.line(), error.column()))
-        })?;
-        if index.media_type.is_some_and(|media_type| media_type != INDEX) {
-            return Err(wrong("its list is no image index".to_owned()));
-        }
-        let entries = index.manifests.unwrap_or_default().into_iter();
-        Ok(entries.filter_map(|entry| self.referrer(entry, is_filtered)).collect())
-    }
-
-    fn referrer(&self, entry: EntryText, is_filtered: bool) -> Option<Referrer> {
-        let artifact_type = match (entry.artifact_type, self.artifact_type) {
-            (Some(is), Some(wanted)) => Some(is).filter(|is| is == wanted),
-            (None, Some(wanted)) => is_filtered.then(|| wanted.to_owned()),
-            (is, None) => Some(is.unwrap_or_default()),
-        };
-        Some(Referrer {
-            artifact_type: artifact_type?,
-            digest: entry.digest.parse().ok()?,
-            size: entry.size,
-            annotations: entry.annotations.unwrap_or_default(),
         })
     }
 }
 
-/// The query of the page that the answer names as the next one. Of its address nothing else is taken: the same host is
+/// The referrers that a page lists, only those of the type that is `wanted`, if one is; by `is_filtered` the registry has left out all others. What
+/// it says of itself must be an index; descriptors whose digest is of a kind that is not known here are passed over.
+///
+/// # Errors
+/// Says what is wrong with the list.
+pub(super) fn parse(bytes: &[u8], wanted: Option<&str>, is_filtered: bool) -> Result<Vec<Referrer>, String> {
+    let index: IndexText = serde_json::from_slice(bytes)
+        .map_err(|error| format!("its list cannot be read at line {}, column {}", error.line(), error.column()))?;
+    if index.media_type.is_some_and(|media_type| media_type != INDEX) {
+        return Err("its list is no image index".to_owned());
+    }
+    let entries = index.manifests.unwrap_or_default().into_iter();
+    Ok(entries.filter_map(|entry| referrer(entry, wanted, is_filtered)).collect())
+}
+
+fn referrer(entry: EntryText, wanted: Option<&str>, is_filtered: bool) -> Option<Referrer> {
+    let artifact_type = match (entry.artifact_type, wanted) {
+        (Some(is), Some(wanted)) => Some(is).filter(|is| is == wanted),
+        (None, Some(wanted)) => is_filtered.then(|| wanted.to_owned()),
+        (is, None) => Some(is.unwrap_or_default()),
+    };
+    Some(Referrer {
+        artifact_type: artifact_type?,
+        digest: entry.digest.parse().ok()?,
+        size: entry.size,
+        annotations: entry.annotations.unwrap_or_default(),
+    })
+}
+
+/// The query of the page that the header `Link` names as the next one. Of its address nothing else is taken: the same host is
 /// asked the same question.
-fn next_page(page: &Small) -> Option<Vec<(String, String)>> {
+pub(super) fn next_page(link: &str) -> Option<Vec<(String, String)>> {
     let base = Url::parse("http://registry/").ok()?;
-    let links = page.header(LINK)?.split(',');
+    let links = link.split(',');
     let is_next = |rest: &str| rest.split(';').any(|part| matches!(part.trim(), "rel=\"next\"" | "rel=next"));
     let target =
         links.filter_map(|link| link.trim().strip_prefix('<')?.split_once('>')).find(|(_, rest)| is_next(rest));

@@ -4,6 +4,7 @@ use std::fs;
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 
+use oncefs::index::frames::Bond;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{self, Index};
@@ -39,6 +40,19 @@ fn no_seed_and_nothing_that_was_ever_found_makes_a_target_fail() {
         }
     }
     assert!(failed.is_empty(), "{failed:#?}");
+}
+
+/// What an index needs in order to be believed is all there: whoever turned a seed down at the door would find nothing behind it.
+#[test]
+fn the_seeds_of_what_lies_beside_an_image_lead_to_an_index_that_is_believed() {
+    let seed = |name: &str| fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds/referrers").join(name));
+    let found = |name: &str| targets::found_beside_an_image(&seed(name).unwrap());
+    for name in ["signed", "unsigned-before-signed"] {
+        assert!(matches!(found(name), Some(Bond::Signature(_))), "{name}");
+    }
+    for name in ["unsigned", "soci-version-1"] {
+        assert!(matches!(found(name), Some(Bond::Referrer(_))), "{name}");
+    }
 }
 
 /// What `make fuzz` does for long and with an eye on what is new, done blindly and for a moment: seeds with damage.
