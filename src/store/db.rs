@@ -18,7 +18,10 @@ mod trees;
 mod unfinished;
 mod verdicts;
 
+use std::sync::OnceLock;
+
 use crate::digest::LayerDigest;
+use crate::errors::with_causes;
 use crate::store::StoreError;
 use crate::store::layout::Layout;
 use crate::store::notes::{Difference, Kind, Note, Notes};
@@ -39,6 +42,8 @@ pub(super) struct Db {
     layout: Layout,
     /// Empty after an error.
     trees: Mutex<Option<Arc<Trees>>>,
+    /// The error, apart from `trees`: those are locked for as long as a change takes.
+    failure: OnceLock<String>,
     /// Changes with `trees` locked.
     notes: Notes,
     /// Held while a number is taken: nobody else gets it.
@@ -59,6 +64,11 @@ impl Db {
     /// Opens the database under the root. One that is broken is kept aside, and another one made of all that is noted.
     pub(super) fn open(layout: &Layout) -> Result<Opened, StoreError> {
         opening::open(layout, opening::PATIENCE)
+    }
+
+    /// Why it is not touched any more, if it is not.
+    pub(super) fn failure(&self) -> Option<&str> {
+        self.failure.get().map(String::as_str)
     }
 
     /// The first of so many numbers for views.
@@ -169,11 +179,11 @@ impl Db {
         act: impl FnOnce(&Trees) -> sled::Result<()> + Send + 'static,
     ) -> Result<(), StoreError> {
         bounded::flushed(self.opened(trees)?, act).map_err(|undone| {
-            std::mem::forget(trees.take());
-            match undone {
+            let error = match undone {
                 Undone::Failed(error) => failure(error, &self.layout.db()),
                 Undone::Lost(what) => StoreError::Database { path: self.layout.db(), source: what.into() },
-            }
+            };
+            self.left_alone(trees, error)
         })
     }
 
@@ -186,10 +196,14 @@ impl Db {
         trees: &mut Option<Arc<Trees>>,
         act: impl FnOnce(&Trees) -> sled::Result<R>,
     ) -> Result<R, StoreError> {
-        act(self.opened(trees)?).map_err(|error| {
-            std::mem::forget(trees.take());
-            failure(error, &self.layout.db())
-        })
+        act(self.opened(trees)?).map_err(|error| self.left_alone(trees, failure(error, &self.layout.db())))
+    }
+
+    /// Touches the database no more, as of this error.
+    fn left_alone(&self, trees: &mut Option<Arc<Trees>>, error: StoreError) -> StoreError {
+        std::mem::forget(trees.take());
+        let _is_the_first = self.failure.set(with_causes(&error));
+        error
     }
 
     fn opened<'a>(&self, trees: &'a Option<Arc<Trees>>) -> Result<&'a Arc<Trees>, StoreError> {

@@ -25,6 +25,7 @@ mod recency;
 mod recording;
 mod records;
 mod recover;
+mod remembered;
 mod resident;
 mod slots;
 mod source;
@@ -37,7 +38,6 @@ mod wishes;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::ops::Range;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -244,16 +244,6 @@ impl Store {
         Receiving::begin(self.clone(), *digest)
     }
 
-    /// A number for a view, durably: no other view of this root had it, or will.
-    pub fn new_view_slot(&self) -> Result<u32, StoreError> {
-        self.inner.db.new_view_slots(1)
-    }
-
-    /// So many of them at once.
-    pub fn new_view_slots(&self, count: u32) -> Result<Range<u32>, StoreError> {
-        self.inner.db.new_view_slots(count).map(|first| first..first + count)
-    }
-
     /// What the layer is, if the store has it, without keeping it open. Blocking.
     pub fn measure(&self, digest: &LayerDigest) -> Result<Option<Measure>, StoreError> {
         let Some(entry) = self.entry(digest) else { return Ok(None) };
@@ -264,48 +254,6 @@ impl Store {
             Err(StoreError::Damaged { .. }) => Ok(None),
             Err(error) => Err(error),
         }
-    }
-
-    /// Remembers an image under its reference and platform, in place of what was remembered before; durably.
-    pub fn remember_image(&self, image: &ImageRecord) -> Result<(), StoreError> {
-        self.inner.db.put_image(image)
-    }
-
-    pub fn image(&self, reference: &str, platform: &str) -> Result<Option<ImageRecord>, StoreError> {
-        self.inner.db.image(reference, platform)
-    }
-
-    pub fn images(&self) -> Result<Vec<ImageRecord>, StoreError> {
-        self.inner.db.images()
-    }
-
-    pub fn forget_image(&self, reference: &str, platform: &str) -> Result<(), StoreError> {
-        self.inner.db.remove_image(reference, platform)
-    }
-
-    /// Writes the record of a snapshot, in place of the one before it; durably.
-    pub fn put_snapshot(&self, id: u64, record: &[u8]) -> Result<(), StoreError> {
-        self.inner.db.put_snapshot(id, record)
-    }
-
-    /// Removes the record of a snapshot, durably.
-    pub fn remove_snapshot(&self, id: u64) -> Result<(), StoreError> {
-        self.inner.db.remove_snapshot(id)
-    }
-
-    /// The records of all snapshots, by their numbers.
-    pub fn snapshots(&self) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
-        self.inner.db.snapshots()
-    }
-
-    /// Where the directories of snapshots are, each named by its number.
-    pub fn snapshots_path(&self) -> std::path::PathBuf {
-        self.inner.shared.layout.snapshots()
-    }
-
-    /// The highest number of a snapshot whose directory was put aside, since nothing was known of it; 0 if none was.
-    pub fn highest_lost_snapshot(&self) -> Result<u64, StoreError> {
-        recover::highest_lost_snapshot(&self.inner.shared.layout)
     }
 
     /// Bytes of frames that were taken from other layers and not fetched, since the store was opened.

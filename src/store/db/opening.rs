@@ -6,6 +6,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::OnceLock;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
@@ -47,7 +48,13 @@ pub(super) fn open(layout: &Layout, patience: Duration) -> Result<Opened, StoreE
             (trees, records, Some(rebuilt))
         }
     };
-    let db = Db { layout: layout.clone(), trees: Mutex::new(Some(Arc::new(trees))), notes, counting: Mutex::default() };
+    let db = Db {
+        layout: layout.clone(),
+        trees: Mutex::new(Some(Arc::new(trees))),
+        failure: OnceLock::new(),
+        notes,
+        counting: Mutex::default(),
+    };
     Ok(Opened { db, layers: records.iter().filter_map(layer).collect(), rebuilt })
 }
 

@@ -106,6 +106,22 @@ fn a_store_of_the_second_version_is_noted_when_it_is_opened() {
     assert_all_is_there(&open(dir.path()));
 }
 
+#[test]
+fn after_an_error_it_is_left_alone_and_says_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = open(dir.path()).db;
+    db.put_snapshot(1, b"one").unwrap();
+    assert_eq!(db.failure(), None);
+    let broken = |_: &Trees| Err(sled::Error::Io(std::io::Error::other("the disk is on fire")));
+    db.change(0, broken).unwrap_err();
+    // Also while somebody changes something, which may take long.
+    let changing = db.trees.lock();
+    assert!(db.failure().unwrap().contains("the disk is on fire"), "{:?}", db.failure());
+    drop(changing);
+    assert!(matches!(db.put_snapshot(2, b"two"), Err(StoreError::DatabaseFailed { .. })));
+    assert!(db.failure().unwrap().contains("the disk is on fire"), "the first error is why");
+}
+
 // === a broken one ===
 
 /// Something of each kind, and what was there before.
