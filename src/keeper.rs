@@ -2,11 +2,15 @@
 //!
 //! It speaks a service manager's protocol: the server's messages come to a socket of its own (NOTIFY_SOCKET), descriptors with them are
 //! kept under their names (FDSTORE=1, FDNAME), and the next server finds them from number 3 on (LISTEN_FDS, LISTEN_FDNAMES). An outer service manager
-//! is told what the server says. It does nothing else, so that there is little for it to die of: one thread, no files, no network.
+//! is told what the server says. Its watchdog is the keeper's, which says that it is alive, and sees to the server's life itself: an outer one that
+//! lost its patience would end both, and the mounts with them. It does nothing else, so that there is little for it to die of: one thread, no
+//! files, no network. What is kept has nobody else: as long as there is any, nothing that may pass ends the keeper.
+
+mod hold;
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
@@ -17,8 +21,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::FlockOperation;
 use rustix::process::{Pid, Signal, kill_process};
 
+use hold::Hold;
+
 use crate::sys::child;
-use crate::sys::descriptor::{self, Received};
+use crate::sys::descriptor;
 use crate::sys::signals::Signals;
 
 /// Who keeps, and what is run.
@@ -29,31 +35,36 @@ pub struct Keeper {
     pub arguments: Vec<std::ffi::OsString>,
     /// Where the service manager listens that started this process.
     pub outer: Option<PathBuf>,
+    /// How often that one wants to be told that this process is alive.
+    pub watchdog: Option<Duration>,
 }
 
 struct Keeping {
     socket: UnixDatagram,
     signals: Signals,
     outer: Option<PathBuf>,
-    kept: Vec<Kept>,
+    hold: Hold,
     server: Child,
+    /// The last server was started then, or could not be.
     began: Instant,
+    watchdog: Option<Watchdog>,
     /// This server said so, and one of them ever did.
     is_ready: bool,
     was_ready: bool,
-    /// Servers in a row that ended before they were ready.
+    /// Servers in a row that ended before they were ready, or could not be started.
     failures: u32,
     /// No server is started any more.
     is_over: bool,
 }
 
-struct Kept {
-    name: String,
-    descriptor: OwnedFd,
+/// An outer service manager's.
+struct Watchdog {
+    allowed: Duration,
+    fed: Option<Instant>,
+    /// The server is ready, and said that it is alive.
+    heard: Option<Instant>,
 }
 
-/// Descriptors that are kept at most, as systemd has FileDescriptorStoreMax: a mount needs one.
-const KEPT_MAX: usize = 4096;
 const MESSAGE_BYTES_MAX: usize = 4096;
 
 /// A server that ends is not started again sooner than so long after its start, one that was not even ready later and later.
@@ -68,6 +79,9 @@ const LOCK_AGAIN: Duration = Duration::from_millis(5);
 
 /// How often it is looked whether what is kept is still of use.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// So often in the time that a watchdog allows it is said that this process is alive.
+const WATCHDOG_LOOKS: u32 = 4;
 
 /// Ends in order; to the keeper, and with USR1 before it to a server: for good.
 const TERM: i32 = Signal::TERM.as_raw();
@@ -106,14 +120,16 @@ impl Keeper {
     }
 
     fn keep(&self, signals: Signals, socket: UnixDatagram) -> io::Result<ExitStatus> {
-        let server = self.start(&[])?;
+        let hold = Hold::new();
+        let server = self.start(&hold)?;
         let mut keeping = Keeping {
             socket,
             signals,
             outer: self.outer.clone(),
-            kept: Vec::new(),
+            hold,
             server,
             began: Instant::now(),
+            watchdog: self.watchdog.map(|allowed| Watchdog { allowed, fed: None, heard: None }),
             is_ready: false,
             was_ready: false,
             failures: 0,
@@ -124,21 +140,38 @@ impl Keeper {
             if keeping.has_done(status) {
                 return Ok(status);
             }
-            keeping.pause()?;
             eprintln!("oncefs: the server has ended ({status}); the next takes over what it served");
-            keeping.server = self.start(&keeping.kept)?;
-            (keeping.began, keeping.is_ready) = (Instant::now(), false);
+            self.start_next(&mut keeping)?;
         }
     }
 
-    fn start(&self, kept: &[Kept]) -> io::Result<Child> {
+    /// What keeps a server from being started may pass: its program is just being replaced, there is no memory.
+    fn start_next(&self, keeping: &mut Keeping) -> io::Result<()> {
+        loop {
+            keeping.pause()?;
+            keeping.began = Instant::now();
+            match self.start(&keeping.hold) {
+                Ok(server) => {
+                    keeping.server = server;
+                    return Ok(());
+                }
+                Err(error) => {
+                    eprintln!("oncefs: cannot start {}: {error}", self.program.display());
+                    keeping.failures = keeping.failures.saturating_add(1);
+                    if keeping.gives_up() {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+    }
+
+    fn start(&self, hold: &Hold) -> io::Result<Child> {
         let mut command = Command::new(&self.program);
         command.args(&self.arguments);
-        let names = kept.iter().map(|kept| kept.name.as_str()).collect::<Vec<_>>().join(":");
-        let descriptors: Vec<BorrowedFd<'_>> = kept.iter().map(|kept| kept.descriptor.as_fd()).collect();
-        let (most, socket) = (KEPT_MAX.to_string(), self.socket.to_string_lossy());
-        let variables = [("LISTEN_FDNAMES", &*names), ("FDSTORE", &most), ("NOTIFY_SOCKET", &socket)];
-        child::spawn(command, &descriptors, &variables)
+        let (names, room, socket) = (hold.names(), hold.room().to_string(), self.socket.to_string_lossy());
+        let variables = [("LISTEN_FDNAMES", &*names), ("FDSTORE", &room), ("NOTIFY_SOCKET", &socket)];
+        child::spawn(command, &hold.descriptors(), &variables)
     }
 }
 
@@ -159,12 +192,27 @@ impl Keeping {
     /// Whether no other server is needed after one that ended so. One that has ended in order has taken back what was kept; what is
     /// kept is what mounts live of.
     fn has_done(&mut self, status: ExitStatus) -> bool {
-        self.failures = if self.is_ready { 0 } else { self.failures + 1 };
-        self.kept.retain(|kept| descriptor::is_connected(&kept.descriptor));
+        let was_ready = std::mem::take(&mut self.is_ready);
+        self.failures = if was_ready { 0 } else { self.failures.saturating_add(1) };
+        self.hold.forget_lost();
+        self.hold.sweep();
+        if let Some(watchdog) = &mut self.watchdog {
+            watchdog.heard = None;
+        }
         // Who is told to end while it takes over has not unmounted yet.
-        let is_told = self.is_over && (self.is_ready || self.kept.is_empty() || self.failures >= FAILURES_MAX);
-        let is_left_alone = self.kept.is_empty() || !self.was_ready;
-        is_told || is_left_alone && (status.success() || !self.was_ready || self.failures >= FAILURES_MAX)
+        let is_told = self.is_over && was_ready;
+        is_told || self.is_left_alone() && (status.success() || !self.was_ready) || self.gives_up()
+    }
+
+    /// Whether no mount depends on the next server.
+    fn is_left_alone(&self) -> bool {
+        self.hold.is_empty() || !self.was_ready
+    }
+
+    /// Whether servers that fail have been tried often enough.
+    fn gives_up(&self) -> bool {
+        let is_enough = self.failures >= FAILURES_MAX && (self.is_over || self.is_left_alone());
+        is_enough || self.is_over && self.hold.is_empty()
     }
 
     /// Waits until the next may start.
@@ -183,9 +231,10 @@ impl Keeping {
     /// Waits for messages and signals, and does what they say.
     fn wait(&mut self, patience: Duration) -> io::Result<()> {
         let mut polled = [PollFd::new(&self.socket, PollFlags::IN), PollFd::new(&self.signals, PollFlags::IN)];
-        let patience = Timespec::try_from(patience).map_err(io::Error::other)?;
+        let often = self.watchdog.as_ref().map_or(patience, |watchdog| watchdog.allowed / WATCHDOG_LOOKS);
+        let patience = Timespec::try_from(patience.min(often)).map_err(io::Error::other)?;
         match poll(&mut polled, Some(&patience)) {
-            Ok(0) => self.kept.retain(|kept| descriptor::is_connected(&kept.descriptor)),
+            Ok(0) => self.hold.sweep(),
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
@@ -197,7 +246,27 @@ impl Keeping {
                 _ => {}
             }
         }
+        self.watch();
         Ok(())
+    }
+
+    /// Says that this process is alive, and ends a server that says so no more: the next is well.
+    fn watch(&mut self) {
+        let Some(watchdog) = &mut self.watchdog else { return };
+        if watchdog.heard.is_some_and(|heard| heard.elapsed() > watchdog.allowed) {
+            watchdog.heard = None;
+            eprintln!("oncefs: the server has not said for {:?} that it is alive; it is killed", watchdog.allowed);
+            self.signal(Signal::KILL);
+        } else if watchdog.fed.is_none_or(|fed| fed.elapsed() >= watchdog.allowed / WATCHDOG_LOOKS) {
+            watchdog.fed = Some(Instant::now());
+            self.tell_outer("WATCHDOG=1");
+        }
+    }
+
+    fn tell_outer(&self, text: &str) {
+        if let Some(outer) = self.outer.as_deref() {
+            let _nobody_listens = descriptor::datagrams_to(outer).and_then(|to| to.send(text.as_bytes()));
+        }
     }
 
     /// Ends the server for good; one that is not ready yet, when it is. Asked again, it is told again, and hurries.
@@ -218,30 +287,35 @@ impl Keeping {
 
     fn hear(&mut self) {
         let mut message = [0; MESSAGE_BYTES_MAX];
-        while let Ok(Received { bytes, descriptors }) = descriptor::receive(&self.socket, &mut message) {
-            let text = message.get(..bytes).map(String::from_utf8_lossy).unwrap_or_default();
-            self.heed(&text, descriptors);
+        while let Ok(received) = descriptor::receive(&self.socket, &mut message) {
+            let text = message.get(..received.bytes).map(String::from_utf8_lossy).unwrap_or_default();
+            self.heed(&text, received.descriptors, received.is_cut);
         }
     }
 
-    fn heed(&mut self, text: &str, descriptors: Vec<OwnedFd>) {
+    fn heed(&mut self, text: &str, descriptors: Vec<OwnedFd>, is_cut: bool) {
         let value = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
-        let name = value("FDNAME").unwrap_or("stored");
-        if value("FDSTORE") == Some("1") {
-            let room = KEPT_MAX.saturating_sub(self.kept.len());
-            let new = descriptors.into_iter().take(room).map(|descriptor| Kept { name: name.to_owned(), descriptor });
-            return self.kept.extend(new);
+        let (is_said, name) = (|name: &str| value(name) == Some("1"), value("FDNAME").unwrap_or("stored"));
+        if is_said("FDSTORE") {
+            return self.hold.keep(name, descriptors, is_cut);
         }
-        if value("FDSTOREREMOVE") == Some("1") {
-            return self.kept.retain(|kept| kept.name != name);
+        if is_said("FDSTOREREMOVE") {
+            return self.hold.let_go(name);
         }
-        let is_ready = value("READY") == Some("1");
+        if is_said("BARRIER") {
+            return self.hold.answer(descriptors);
+        }
+        let is_ready = is_said("READY");
         self.is_ready |= is_ready;
         self.was_ready |= is_ready;
-        // A server that ends and comes back does not stop the service.
-        let is_told = descriptors.is_empty() && (self.is_over || value("STOPPING").is_none());
-        if let Some(outer) = self.outer.as_deref().filter(|_| is_told) {
-            let _nobody_listens = descriptor::datagrams_to(outer).and_then(|to| to.send(text.as_bytes()));
+        if let Some(watchdog) = &mut self.watchdog {
+            let is_ending = value("STOPPING").is_some();
+            let is_heard = is_ready || is_said("WATCHDOG") && watchdog.heard.is_some();
+            watchdog.heard = if is_heard { Some(Instant::now()) } else { watchdog.heard.filter(|_| !is_ending) };
+        }
+        // A server that ends and comes back does not stop the service. That it is alive says the keeper.
+        if (self.is_over || value("STOPPING").is_none()) && !is_said("WATCHDOG") {
+            self.tell_outer(text);
         }
         if is_ready && self.is_over {
             self.signal(Signal::USR1);

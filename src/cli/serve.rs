@@ -10,7 +10,7 @@ use super::{Setting, print_line};
 use crate::control::{Call, Failure, FailureKind};
 use crate::daemon::{self, Interrupts, Keeping, Lifetime, Start};
 use crate::keeper::{self, Keeper};
-use crate::sys::process::keep_from_view;
+use crate::sys::process::{keep_from_view, raise_open_files};
 
 const ABOUT: &str = "\
 Serves until it is told to end: containers' root file systems to containerd, image pulls to kubelet, and calls to the other \
@@ -78,6 +78,7 @@ impl Serve {
             program,
             arguments: without.collect(),
             outer: setting.environment.notified().filter(|_| !self.on_demand),
+            watchdog: daemon::watchdog().filter(|_| !self.on_demand),
         };
         let ended = keeper.run().map_err(|error| failed(&error))?;
         Ok(ExitCode::from(keeper::exit_code(ended)))
@@ -88,6 +89,9 @@ impl Serve {
         let lifetime = if self.on_demand { Lifetime::OnDemand } else { Lifetime::Service };
         if let Err(error) = keep_from_view() {
             tracing::warn!(%error, "a core of this process would have logins in it");
+        }
+        if let Err(error) = raise_open_files() {
+            tracing::warn!(%error, "few layers and mounts fit: raise LimitNOFILE= (ulimit -n)");
         }
         if self.on_demand {
             // A process group of its own: Ctrl-C on the command that started it is not meant for it.

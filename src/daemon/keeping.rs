@@ -3,7 +3,7 @@
 //! `fuse-<n>` is a FUSE connection, of which `mounts::remembered` says what it shows; `kept-<name>` a socket of ours.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Read as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
@@ -55,7 +55,11 @@ impl Keeping {
     /// Returns when it is kept: from then on this process may die. Blocking, for a moment.
     pub(super) fn keep(&self, name: &str, descriptor: impl AsFd) -> io::Result<()> {
         self.tell(&format!("FDSTORE=1\nFDNAME={name}"), &[descriptor.as_fd()])?;
-        self.wait_until_heard()
+        let lost = self.wait_until_heard()?;
+        match lost.lines().any(|lost| lost == name) {
+            true => Err(io::Error::other("the keeper has no room for it: raise LimitNOFILE= (ulimit -n)")),
+            false => Ok(()),
+        }
     }
 
     /// What was kept ends with this process.
@@ -70,15 +74,18 @@ impl Keeping {
         self.is_on() && self.wait_until_heard().is_ok()
     }
 
-    /// sd_notify_barrier(3): the other end of a pipe is closed when all that was said before has been heard.
-    fn wait_until_heard(&self) -> io::Result<()> {
-        let (reader, writer) = io::pipe()?;
+    /// sd_notify_barrier(3): the other end of a pipe is closed when all that was said before has been heard. A keeper of ours says
+    /// before that what of it is not kept, a name on each line.
+    fn wait_until_heard(&self) -> io::Result<String> {
+        let (mut reader, writer) = io::pipe()?;
         self.tell("BARRIER=1", &[writer.as_fd()])?;
         drop(writer);
-        match poll(&mut [PollFd::new(&reader, PollFlags::empty())], Some(&PATIENCE))? {
-            0 => Err(io::ErrorKind::TimedOut.into()),
-            _ => Ok(()),
+        if poll(&mut [PollFd::new(&reader, PollFlags::empty())], Some(&PATIENCE))? == 0 {
+            return Err(io::ErrorKind::TimedOut.into());
         }
+        let mut lost = String::new();
+        reader.read_to_string(&mut lost)?;
+        Ok(lost)
     }
 
     fn tell(&self, message: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {

@@ -36,6 +36,7 @@ pub use keeping::Keeping;
 pub use logging::{Log, start_logging};
 pub use mounts::{KIND as MOUNT_KIND, Mounts};
 pub use node::{News, Node, check_config};
+pub use notify::watchdog;
 pub use pulls::NodePulls;
 pub use server::{Lifetime, Start, nothing_to_compare, serve};
 pub use start::{READY, StartError, connect_or_start, is_held, prepare_run, running, wait_until_gone};

@@ -18,6 +18,11 @@ pub(super) struct Notify {
 /// What the watchdog looks at may take so much of the time it has.
 const PATIENCE_OF_INTERVAL: u32 = 2;
 
+/// How long a service manager waits to be told that this process is alive, if it does.
+pub fn watchdog() -> Option<Duration> {
+    sd_notify::watchdog_enabled()
+}
+
 /// Each line of a message is an assignment of its own, and an error may quote any file.
 fn on_one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
@@ -51,7 +56,7 @@ impl Notify {
 
     /// For ever: tells the service manager that this process is alive, as long as it is: tasks run, and the store's lock is let go.
     pub(super) async fn watch(self, node: Node) {
-        let Some(allowed) = self.is_on.then(sd_notify::watchdog_enabled).flatten() else {
+        let Some(allowed) = self.is_on.then(watchdog).flatten() else {
             return std::future::pending().await;
         };
         let every = (allowed / 2).max(Duration::from_millis(1));

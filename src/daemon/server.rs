@@ -57,6 +57,9 @@ pub struct Start {
 /// How long a server that was started for a call waits for it.
 const FIRST_CALL: Duration = Duration::from_secs(10);
 
+/// How long a disk may take for the last that a server writes whom another follows.
+const LAST_SYNC: Duration = Duration::from_secs(10);
+
 /// How long answers that were cut short may take to be sent.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 
@@ -93,6 +96,12 @@ struct Held {
     run: File,
 }
 
+/// A server that may be asked.
+struct Begun {
+    server: Arc<Server>,
+    services: Services,
+}
+
 /// Serves until it is interrupted or, on demand, there is nothing left to do. `ready` is called when calls are taken.
 /// Afterwards nothing is mounted and the sockets are gone; or, where another server is to follow, this process is.
 pub async fn serve(start: Start, ready: impl FnOnce(), interrupts: Interrupts) -> Result<(), Failure> {
@@ -106,27 +115,18 @@ pub async fn serve(start: Start, ready: impl FnOnce(), interrupts: Interrupts) -
     let Held { sockets, node, connections, run } = held;
     // To the end of the process: until then its threads may have the store, and who waits for the one waits for both.
     Box::leak(Box::new(run));
-    let is_first = connections.is_empty();
+    let has_taken_over = !connections.is_empty();
     let mounts = Mounts::kept(node.clone(), config.clone(), keeping.clone());
     mounts.take_over(connections).await?;
-    node.images().complete_in_background();
-    let snapshots = match sockets.snapshotter {
-        Some(_) => {
-            mounts.stay().await?;
-            Some(open_snapshots(&mounts, &config).await?)
+    let begun = begin((&config, lifetime, has_taken_over), sockets, &node, &mounts).await;
+    let Begun { server, services } = match begun {
+        Err(failed) if has_taken_over && keeping.is_there() => {
+            tracing::error!(error = %failed, "cannot serve; what is mounted is left to the next server");
+            leave(1)
         }
-        None => None,
+        begun => begun?,
     };
-    mounts.taken_over().await;
-    let count = snapshots.as_ref().map_or(0, Snapshots::count);
-    let (counted, cri, exposed) = Exposed::new(&node, &mounts, snapshots.clone(), &config);
-    let cri = Cri { config: config.cri.clone(), pulls: Arc::new(NodePulls::new(node.clone())), metrics: cri };
-    let calls = watch::Sender::new(Calls { ever: !is_first, ..Calls::default() });
-    let cut = watch::Sender::default();
-    let (of_node, of_mounts, of_snapshots) = (node.clone(), mounts.clone(), snapshots.clone());
-    let server = Server { node: of_node, mounts: of_mounts, snapshots: of_snapshots, lifetime, counted, calls, cut };
-    let server = Arc::new(server);
-    let services = Services::start(sockets, &server, &exposed, snapshots, cri)?;
+    let count = server.snapshots.as_ref().map_or(0, Snapshots::count);
     let (root, run, layers) = (config.root.clone(), config.run.clone(), node.images().store().digests().len());
     let reload = Reload::new(config, flags, log, node.clone());
     let began = server.begin(first, &interrupts).await;
@@ -150,10 +150,11 @@ pub async fn serve(start: Start, ready: impl FnOnce(), interrupts: Interrupts) -
     tracing::info!(calls = server.calls.borrow().active, is_left, "ending");
     server.drain(services, grace, (&interrupts, is_left), notify).await;
     if is_left && is_followed() {
-        node.sync().await?;
+        if let Err(failed) = tokio::time::timeout(LAST_SYNC, node.sync()).await.unwrap_or_else(|_| Err(too_slow())) {
+            tracing::error!(error = %failed, "not everything was written down: the next server fetches some frames again");
+        }
         tracing::info!("leaving what is mounted to the next server");
-        // Nothing is taken apart: who waits for an answer gets it of the next server, and not an error of this one.
-        std::process::exit(0);
+        leave(0);
     }
     mounts.close().await;
     sockets::let_go(&keeping);
@@ -161,11 +162,48 @@ pub async fn serve(start: Start, ready: impl FnOnce(), interrupts: Interrupts) -
     ended
 }
 
+/// Ends the process, and takes nothing apart: who waits for an answer gets it of the next server. Whatever else let go of a reply
+/// would make it an error.
+fn leave(code: i32) -> ! {
+    std::process::exit(code)
+}
+
+/// All that is between the mounts of the server before and the first call.
+async fn begin(
+    (config, lifetime, has_taken_over): (&Config, Lifetime, bool),
+    sockets: Sockets,
+    node: &Node,
+    mounts: &Mounts,
+) -> Result<Begun, Failure> {
+    node.images().complete_in_background();
+    let snapshots = match sockets.snapshotter {
+        Some(_) => {
+            mounts.stay().await?;
+            Some(open_snapshots(mounts, config).await?)
+        }
+        None => None,
+    };
+    mounts.taken_over().await;
+    let (counted, cri, exposed) = Exposed::new(node, mounts, snapshots.clone(), config);
+    let cri = Cri { config: config.cri.clone(), pulls: Arc::new(NodePulls::new(node.clone())), metrics: cri };
+    let calls = watch::Sender::new(Calls { ever: has_taken_over, ..Calls::default() });
+    let (of_node, of_mounts, of_snapshots) = (node.clone(), mounts.clone(), snapshots.clone());
+    let cut = watch::Sender::default();
+    let server = Server { node: of_node, mounts: of_mounts, snapshots: of_snapshots, lifetime, counted, calls, cut };
+    let server = Arc::new(server);
+    let services = Services::start(sockets, &server, &exposed, snapshots, cri)?;
+    Ok(Begun { server, services })
+}
+
 async fn hold(config: &Config, lifetime: Lifetime, keeping: &Keeping) -> Result<Held, Failure> {
     let Inherited { sockets, connections } = Inherited::take()?;
     let sockets = Sockets::open(config, lifetime, sockets, keeping).await?;
     let run = hold_run(&config.run).await?;
     Ok(Held { sockets, node: Node::open(config).await?, connections, run })
+}
+
+fn too_slow() -> Failure {
+    Failure::new(FailureKind::Store, format!("the disk takes more than {} s", LAST_SYNC.as_secs()))
 }
 
 fn interrupted() -> Failure {

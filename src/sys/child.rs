@@ -11,7 +11,7 @@ use std::process::{Child, Command};
 const FIRST: RawFd = 3;
 
 /// Starts `command`, which finds these descriptors from 3 on, their number in LISTEN_FDS, whom they are meant for in LISTEN_PID, and
-/// `variables` in its environment too. No signal is blocked in it. For a process of one thread, and a command whose environment was left as it is.
+/// `variables` in its environment too. A watchdog that is there is meant for it from now on (WATCHDOG_PID). No signal is blocked in it. For a process of one thread, and a command whose environment was left as it is.
 pub fn spawn(mut command: Command, descriptors: &[BorrowedFd<'_>], variables: &[(&str, &str)]) -> io::Result<Child> {
     let numbers: Vec<RawFd> = descriptors.iter().map(|descriptor| descriptor.as_raw_fd()).collect();
     let mut set = Vec::new();
@@ -23,8 +23,8 @@ pub fn spawn(mut command: Command, descriptors: &[BorrowedFd<'_>], variables: &[
     let prepare = move || {
         hand_over(&numbers, above)?;
         let pid = CString::new(std::process::id().to_string())?;
-        let pid = (c"LISTEN_PID".to_owned(), pid);
-        for (name, value) in set.iter().chain([&pid]) {
+        let pids = [c"LISTEN_PID", c"WATCHDOG_PID"].map(|name| (name.to_owned(), pid.clone()));
+        for (name, value) in set.iter().chain(&pids) {
             // SAFETY: both are strings that end, and are copied; this process has one thread, so nobody reads the environment.
             if unsafe { libc::setenv(name.as_ptr(), value.as_ptr(), 1) } == -1 {
                 return Err(io::Error::last_os_error());

@@ -11,7 +11,8 @@ use std::path::Path;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags,
 };
 
 /// Descriptors that come with one message at most. More are closed by the kernel.
@@ -24,6 +25,8 @@ const FUSE_CLONE: libc::Ioctl = 0x8004_e500_u32 as libc::Ioctl;
 pub struct Received {
     pub bytes: usize,
     pub descriptors: Vec<OwnedFd>,
+    /// There were more: too many for one message, or for this process.
+    pub is_cut: bool,
 }
 
 /// Takes over a descriptor that whoever started this process left open for it. Each may be taken once: who takes it closes it.
@@ -72,7 +75,7 @@ pub fn receive(socket: impl AsFd, message: &mut [u8]) -> io::Result<Received> {
             descriptors.extend(some);
         }
     }
-    Ok(Received { bytes: received.bytes, descriptors })
+    Ok(Received { bytes: received.bytes, descriptors, is_cut: received.flags.contains(ReturnFlags::CTRUNC) })
 }
 
 /// Whether whatever is at the other end is still there: a mount, of /dev/fuse; a reader or writer, of a pipe.
@@ -126,6 +129,22 @@ mod tests {
         drop(received);
         assert!(!is_connected(&writer));
         assert_eq!(receive(&theirs, &mut message).err().unwrap().kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn of_more_descriptors_than_are_taken_it_is_told() {
+        let (ours, theirs) = UnixDatagram::pair().unwrap();
+        let file = tempfile::tempfile().unwrap();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2 * RECEIVED_MAX))];
+        let mut message = [0; 64];
+        for (sent, is_cut) in [(RECEIVED_MAX, false), (2 * RECEIVED_MAX, true)] {
+            let mut ancillary = SendAncillaryBuffer::new(&mut space);
+            let sent = vec![file.as_fd(); sent];
+            assert!(ancillary.push(SendAncillaryMessage::ScmRights(&sent)));
+            rustix::net::sendmsg(&ours, &[IoSlice::new(b"all")], &mut ancillary, SendFlags::empty()).unwrap();
+            let received = receive(&theirs, &mut message).unwrap();
+            assert_eq!((received.is_cut, received.descriptors.len() < sent.len()), (is_cut, is_cut));
+        }
     }
 
     #[test]

@@ -1,9 +1,9 @@
-//! What the kernel says of another thread, whether it is about to die; and what this one may do.
+//! What the kernel says of another thread, whether it is about to die; and what this process may do.
 
 use std::fs;
 use std::io;
 
-use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
 /// Signals whose default is not to end the process: SIGCHLD, SIGCONT, SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU, SIGURG, SIGWINCH
@@ -50,6 +50,25 @@ pub fn give_up_capabilities() -> io::Result<()> {
 /// that it starts is as it would be.
 pub fn keep_from_view() -> io::Result<()> {
     Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
+}
+
+/// Open files that are worth asking for. Programs that close every number there could be take their time over more.
+const OPEN_FILES: u64 = 1 << 20;
+
+/// From now on this process, and what it starts, may have as many files open as it may ask for. The bound that a process
+/// begins with is often 1024, for the sake of programs that use select(2). How many that are.
+pub fn raise_open_files() -> io::Result<u64> {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let wanted = maximum.unwrap_or(OPEN_FILES).min(OPEN_FILES);
+    if current.is_some_and(|current| current < wanted) {
+        setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum })?;
+    }
+    Ok(open_files_max())
+}
+
+/// How many files this process may have open.
+pub fn open_files_max() -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -4,11 +4,10 @@ use std::time::Duration;
 
 use rustix::process::{Signal, kill_process};
 
-use super::stage::{kill, kill_after, processes};
+use super::stage::{Kept, kill, kill_after, processes};
 use crate::cli::image::Image;
 use crate::cli::mounting::assert_usual;
 use crate::cli::node::{Node, mounts_below, until};
-use crate::daemon::stage::Service;
 
 #[test]
 fn a_server_without_its_keeper_goes_on_and_the_next_clears_what_it_leaves() {
@@ -46,46 +45,13 @@ fn a_keeper_that_is_told_to_end_ends_the_server_in_order() {
     }
 }
 
-/// A service under a keeper, its mount, and the number of its server.
-struct Kept {
-    service: Service,
-    at: std::path::PathBuf,
-}
-
-impl Kept {
-    fn start(seed: u64) -> Self {
-        let mut service = Service::new("");
-        let mut command = service.command(crate::cli::node::ONCEFS);
-        command.args(service.arguments()).args(["serve", "--keeper"]);
-        service.started_by(&mut command);
-        service.hear("READY=1");
-        let (at, image) = (service.path("mnt"), Image::usual(seed).write_layout(&service.path("layout")));
-        std::fs::create_dir(&at).unwrap();
-        service.oncefs(&["mount", &image, at.to_str().unwrap()]).end().well();
-        assert_usual(&at, seed);
-        Self { service, at }
-    }
-
-    /// Its process. None, if there is just now none that answers.
-    fn server(&self) -> Option<i64> {
-        let said = self.service.oncefs(&["status", "--json"]).end().out;
-        serde_json::from_str::<serde_json::Value>(&said).ok()?["server"].as_i64()
-    }
-
-    fn signal(&self, signal: Signal) -> i64 {
-        let server = self.server().unwrap();
-        kill_process(rustix::process::Pid::from_raw(server as i32).unwrap(), signal).unwrap();
-        server
-    }
-}
-
 #[test]
 fn a_service_that_is_terminated_makes_place_for_the_next_and_one_that_is_interrupted_ends() {
-    let mut kept = Kept::start(123);
+    let (mut kept, at) = Kept::mounted(123);
     for signal in [Signal::TERM, Signal::KILL, Signal::TERM] {
         let before = kept.signal(signal);
         until("another server answers", || kept.server().is_some_and(|server| server != before));
-        assert_usual(&kept.at, 123);
+        assert_usual(&at, 123);
     }
     // The outer service manager heard of each that it was ready, and of none that it stopped.
     for _ in 0..3 {
@@ -99,7 +65,7 @@ fn a_service_that_is_terminated_makes_place_for_the_next_and_one_that_is_interru
 
 #[test]
 fn what_a_newer_server_wrote_down_is_not_taken_over() {
-    let mut kept = Kept::start(124);
+    let (mut kept, at) = Kept::mounted(124);
     let memory = kept.service.run_dir().join("remembered.json");
     let text = std::fs::read_to_string(&memory).unwrap();
     let newer = text.replace("\"version\":1,", "\"version\":2,");
@@ -110,9 +76,9 @@ fn what_a_newer_server_wrote_down_is_not_taken_over() {
     for _ in 0..3 {
         kept.service.hear("STATUS=opening the store");
     }
-    assert_eq!(mounts_below(&kept.at).len(), 1);
+    assert_eq!(mounts_below(&at).len(), 1);
     std::fs::write(&memory, text).unwrap();
-    assert_usual(&kept.at, 124);
+    assert_usual(&at, 124);
     kept.service.signal(Signal::TERM);
     let said = kept.service.end().well().err;
     assert!(said.contains("a newer oncefs wrote it (version 2"), "{said}");

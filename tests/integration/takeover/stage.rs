@@ -13,7 +13,9 @@ use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::cli::image::{Image, Layer, Tar};
-use crate::cli::node::{Node, PATIENCE, processes_naming, until};
+use crate::cli::mounting::assert_usual;
+use crate::cli::node::{Node, ONCEFS, PATIENCE, processes_naming, until};
+use crate::daemon::stage::Service;
 use crate::index::made;
 
 /// What a read must give, by path.
@@ -145,6 +147,58 @@ pub(crate) fn keeper_and_server(dir: &Path) -> (Option<Pid>, Option<Pid>) {
         all.iter().find(is_it).copied()
     };
     (with("--keeper"), with("--kept"))
+}
+
+/// A service under a keeper, and the number of its server.
+pub(super) struct Kept {
+    pub(super) service: Service,
+}
+
+impl Kept {
+    pub(super) fn started(configuration: &str) -> Self {
+        Self::by(configuration, "exec \"$@\"", Path::new(ONCEFS))
+    }
+
+    /// A shell gives the keeper what it begins with.
+    pub(super) fn by(configuration: &str, script: &str, program: &Path) -> Self {
+        let mut service = Service::new(configuration);
+        let mut command = service.command("sh");
+        command.args(["-c", script, "sh"]).arg(program).args(service.arguments()).args(["serve", "--keeper"]);
+        service.started_by(&mut command);
+        service.hear("READY=1");
+        Self { service }
+    }
+
+    /// With the usual image, and where it is mounted.
+    pub(super) fn mounted(seed: u64) -> (Self, PathBuf) {
+        let kept = Self::started("");
+        let at = kept.mount(&kept.layout(&Image::usual(seed)));
+        assert_usual(&at, seed);
+        (kept, at)
+    }
+
+    pub(super) fn mount(&self, image: &str) -> PathBuf {
+        let at = self.service.path("mnt");
+        std::fs::create_dir(&at).unwrap();
+        self.service.oncefs(&["mount", image, at.to_str().unwrap()]).end().well();
+        at
+    }
+
+    pub(super) fn layout(&self, image: &Image) -> String {
+        image.write_layout(&self.service.path("layout"))
+    }
+
+    /// Its process. None, if there is just now none that answers.
+    pub(super) fn server(&self) -> Option<i64> {
+        let said = self.service.oncefs(&["status", "--json"]).end().out;
+        serde_json::from_str::<serde_json::Value>(&said).ok()?["server"].as_i64()
+    }
+
+    pub(super) fn signal(&self, signal: Signal) -> i64 {
+        let server = self.server().unwrap();
+        kill_process(Pid::from_raw(server as i32).unwrap(), signal).unwrap();
+        server
+    }
 }
 
 /// So many kills, or as TAKEOVER_KILLS says.
