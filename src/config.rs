@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::cri;
+use crate::errors::of_toml;
 use crate::fuse;
 use crate::image;
 use crate::registry;
@@ -261,13 +262,13 @@ fn read(path: &Path, must_exist: bool) -> Result<toml::Table, ConfigError> {
     };
     let origin = path.display().to_string();
     let text = text.map_err(failed)?;
-    // Twice: the first time for the complaint, which shows the line only when it sees the text.
-    toml::from_str::<Config>(&text).map_err(|error| wrong(&origin, &error))?;
-    text.parse().map_err(|error: toml::de::Error| wrong(&origin, &error))
+    // Twice: the first time for the complaint, which knows the line only when it sees the text.
+    toml::from_str::<Config>(&text).map_err(|error| wrong(&origin, &text, &error))?;
+    text.parse().map_err(|error: toml::de::Error| wrong(&origin, &text, &error))
 }
 
 fn check(table: toml::Table, origin: &str) -> Result<Config, ConfigError> {
-    table.try_into().map_err(|error: toml::de::Error| wrong(origin, &error))
+    table.try_into().map_err(|error: toml::de::Error| wrong(origin, "", &error))
 }
 
 fn set(table: &mut toml::Table, keys: &[&str], value: &str) -> Result<(), ConfigError> {
@@ -284,14 +285,9 @@ fn set(table: &mut toml::Table, keys: &[&str], value: &str) -> Result<(), Config
     }
 }
 
-fn wrong(origin: &str, error: &toml::de::Error) -> ConfigError {
-    let message = error.message().to_owned();
-    let hint = nearest(&message).map_or(String::new(), |key| format!("; did you mean `{key}`?"));
-    let message = match error.span() {
-        Some(_) => error.to_string().trim_end().to_owned(),
-        None => message,
-    };
-    ConfigError::Wrong { origin: origin.to_owned(), message, hint }
+fn wrong(origin: &str, text: &str, error: &toml::de::Error) -> ConfigError {
+    let hint = nearest(error.message()).map_or(String::new(), |key| format!("; did you mean `{key}`?"));
+    ConfigError::Wrong { origin: origin.to_owned(), message: of_toml(text, error), hint }
 }
 
 /// Of serde's "unknown field `x`, expected one of `a`, `b`": the one that is nearest to `x`, if any is near.

@@ -27,7 +27,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("snapshotter", &["digest", "errors", "metrics", "mount", "store", "sync", "sys"]),
     ("cri", &["errors", "flight", "metrics", "sync"]),
     ("control", &["digest", "sync", "sys"]),
-    ("config", &["cri", "fuse", "image", "index", "registry", "snapshotter", "store"]),
+    ("config", &["cri", "errors", "fuse", "image", "index", "registry", "snapshotter", "store"]),
     (
         "daemon",
         &[
@@ -97,7 +97,7 @@ const HOME: &[(&str, &[&str])] = &[
     ("sled", &["store/db"]),
     ("tar", &["index/tar"]),
     ("tokio_stream", &["snapshotter/", "cri/"]),
-    ("toml", &["config.rs", "config/", "doctor/containerd/", "registry/hosts/file"]),
+    ("toml", &["config.rs", "config/", "doctor/containerd/", "errors.rs", "registry/hosts/file"]),
     ("tonic", &["snapshotter/", "cri/", "daemon/"]),
     ("tonic_prost", &["snapshotter/", "cri/"]),
     ("tower", &["snapshotter/", "cri/"]),

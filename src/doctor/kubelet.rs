@@ -30,7 +30,11 @@ pub(super) fn look<'a>(machine: &'a Machine, report: &'a mut Report) -> BoxFutur
         };
         match serde_saphyr::from_str::<Configuration>(&written) {
             Ok(configuration) => tell(machine, &path, configuration.image_service_endpoint, report),
-            Err(error) => report.warning(format!("{} cannot be read: {error}", path.display()), "mend it"),
+            Err(error) => {
+                // Its own words would show the lines around, and headers in it may hold logins.
+                let at = error.location().map(|at| format!(": line {}, column {}", at.line(), at.column()));
+                report.warning(format!("{} cannot be read{}", path.display(), at.unwrap_or_default()), "mend it");
+            }
         }
     }
     .boxed()

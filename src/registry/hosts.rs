@@ -172,6 +172,12 @@ impl Host {
     }
 }
 
+/// What of a host may be shown as it was written: neither a login before it nor a query after it.
+fn shown(text: &str) -> &str {
+    let host = text.rsplit('@').next().unwrap_or_default();
+    host.split(['?', '#']).next().unwrap_or_default()
+}
+
 /// A host as people write it: with its port only where that is not its scheme's own.
 fn written(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
@@ -200,10 +206,9 @@ pub(super) fn authority(url: &Url) -> String {
 
 impl Pattern {
     fn parse(text: &str) -> Result<Self, RegistryError> {
-        let refused = || RegistryError::HostInConfig(text.to_owned());
+        let refused = || RegistryError::HostInConfig(shown(text).to_owned());
         let url = Url::parse(&format!("https://{text}/")).map_err(|_| refused())?;
-        let is_bare =
-            url.path() == "/" && url.query().is_none() && url.fragment().is_none() && url.username().is_empty();
+        let is_bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none() && !text.contains('@');
         let host = url.host_str().filter(|host| is_bare && !host.is_empty()).ok_or_else(refused)?.to_owned();
         // `https://h:443/` and `https://h/` are the same URL; here a port that was written counts.
         let written = text.rsplit(']').next().unwrap_or(text).contains(':');
@@ -274,8 +279,11 @@ mod tests {
 
     #[test]
     fn what_is_no_host_in_the_configuration_is_refused() {
-        for text in ["", "http://h", "h/path", "user@h", "h:99999", "h?x", "a b"] {
-            assert!(Pattern::parse(text).is_err(), "{text:?}");
+        for text in
+            ["", "http://h", "h/path", "user@h", ":s3cret@h", "u:s3cret@h", "u:s3/cret@h", "h:99999", "h?s3cret", "a b"]
+        {
+            let refused = Pattern::parse(text).unwrap_err().to_string();
+            assert!(!refused.contains("s3cret") && !refused.contains("cret"), "{text:?}: {refused}");
         }
         assert_eq!(Pattern::parse("h:443").unwrap(), Pattern { host: "h".into(), port: Some(443) });
         assert_eq!(Pattern::parse("H").unwrap(), Pattern { host: "h".into(), port: None });

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
 use crate::doctor::text;
+use crate::errors::of_toml;
 
 /// Files that one may import, at most.
 const IMPORTS_MAX: usize = 64;
@@ -129,7 +130,10 @@ impl Settings {
 
 fn read_one(path: &Path) -> Result<Option<Table>, String> {
     match text(path) {
-        Ok(text) => text.parse().map(Some).map_err(|error| format!("{} cannot be used: {error}", path.display())),
+        Ok(text) => {
+            let wrong = |error| format!("{} cannot be used: {}", path.display(), of_toml(&text, &error));
+            text.parse().map(Some).map_err(wrong)
+        }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(format!("{} cannot be read: {error}", path.display())),
     }
@@ -186,8 +190,8 @@ mod tests {
         assert_eq!(settings.at(&["grpc"]).unwrap()["uid"].as_integer(), Some(1));
         let plugins = settings.proxy_plugins();
         assert_eq!((plugins.len(), plugins[0].address.as_str()), (1, "/s"));
-        write("conf.d/3.toml", "[grpc\n");
+        write("conf.d/3.toml", "[plugins.cri.registry.configs.x.auth]\npassword = \"s3cret\n");
         let Read::Wrong(cause) = Settings::read(&folder.path().join("config.toml")) else { panic!("it is wrong") };
-        assert!(cause.contains("3.toml"), "{cause}");
+        assert!(cause.contains("3.toml") && cause.contains("line 2") && !cause.contains("s3cret"), "{cause}");
     }
 }

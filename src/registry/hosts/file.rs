@@ -18,8 +18,9 @@ use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
 use toml::Spanned;
 
+use crate::errors::of_toml;
 use crate::registry::duration;
-use crate::registry::hosts::Need;
+use crate::registry::hosts::{Need, shown};
 use crate::sync::Arc;
 
 /// Places where one registry's images are had.
@@ -114,7 +115,7 @@ impl HostFile {
     /// Reads the text of a file in `directory`, to which its paths are relative.
     pub(in crate::registry) fn parse(text: &str, directory: &Path) -> Result<Self, String> {
         let FileText { server, host, capabilities, ca, client, skip_verify, header, override_path, dial_timeout } =
-            toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
+            toml::from_str(text).map_err(|error| of_toml(text, &error))?;
         if host.len() > MIRRORS_MAX {
             return Err(format!("{} hosts, {MIRRORS_MAX} are the most", host.len()));
         }
@@ -147,15 +148,16 @@ impl HostFile {
 
 impl EntryText {
     fn place(&self, url: &str, directory: &Path) -> Result<Place, String> {
-        let wrong = |cause: &str| format!("host {url:?}: {cause}");
+        let wrong = |cause: &str| format!("host {:?}: {cause}", shown(url));
         let full = if url.starts_with("http://") || url.starts_with("https://") {
             url.to_owned()
         } else {
             format!("https://{url}")
         };
         let mut parsed = Url::parse(&full).map_err(|error| wrong(&error.to_string()))?;
-        if parsed.host_str().is_none_or(str::is_empty) || !parsed.username().is_empty() || parsed.query().is_some() {
-            return Err(wrong("write http(s)://HOST[:PORT][/PATH]"));
+        let has_login = !parsed.username().is_empty() || parsed.password().is_some();
+        if has_login || parsed.host_str().is_none_or(str::is_empty) || parsed.query().is_some() {
+            return Err(wrong("write http(s)://HOST[:PORT][/PATH], and a login where docker has it"));
         }
         let path = parsed.path().trim_end_matches('/');
         let is_complete = self.override_path.unwrap_or(false) || path.ends_with("/v2");

@@ -196,4 +196,8 @@ fn kubelet_and_the_text_for_people() {
         ran.out
     );
     assert!(ran.out.contains(" problems, "), "{}", ran.out);
+    // What stands in a file that cannot be read may be a login.
+    std::fs::write(&path, "staticPodURLHeader:\n  Authorization: [\"Basic s3cret\"\nx: y\n").unwrap();
+    let ran = node.oncefs(&["doctor", "--kubelet-config", path.to_str().unwrap()]);
+    assert!(ran.out.contains("kubelet.yaml cannot be read: line ") && !ran.out.contains("s3cret"), "{}", ran.out);
 }

@@ -87,6 +87,23 @@ fn headers_are_sent_and_never_shown() {
 }
 
 #[test]
+fn no_secret_of_a_file_is_in_what_is_said_against_it() {
+    for text in [
+        "[host.\"https://a\".header]\nauthorization = \"Basic s3cret\n",
+        "[host.\"https://a\"]\nheader = \"Basic s3cret\"\n",
+        "[host.\"https://user:s3cret@a\"]",
+        "[host.\"user:s3cret@a:99999\"]",
+        "[host.\"https://:s3cret@a\"]",
+        "[host.\"https://a/?token=s3cret\"]",
+        "server = \"https://user:s3cret@a\"",
+        "server = [\"https://user:s3cret@a\"]",
+    ] {
+        let wrong = HostFile::parse(text, Path::new("/")).unwrap_err();
+        assert!(!wrong.contains("s3cret"), "{text}: {wrong}");
+    }
+}
+
+#[test]
 fn what_is_not_known_is_passed_over_and_what_is_wrong_is_named() {
     assert_eq!(urls(&parse("new_key = 1\n[host.\"https://a\"]\nnewer = {x = 1}")), ["https://a/v2/"]);
     let cases = [
