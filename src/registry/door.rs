@@ -2,7 +2,8 @@
 //! and what is known of the way there.
 //!
 //! There is one door for a host on the whole node, whoever asks and for what. A host that answers 429, or says Retry-After
-//! with 503, is left alone by everybody for that long, not just by the one who was told.
+//! with 503, is left alone by everybody for that long, not just by the one who was told. But what it says may be nonsense, and what was the
+//! matter may be over sooner: a pause has an end that we set, and in a long one somebody looks now and then.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant, SystemTime};
@@ -33,8 +34,26 @@ struct Rules {
     requests_per_second: u32,
     /// For a host that says 429 and not for how long.
     usual_pause: Duration,
-    /// Who would have to wait longer is told so instead.
+    /// Who would have to wait longer is told so instead, but for one in each such time, who looks whether the host has opened.
     longest_pause: Duration,
+}
+
+/// A host wants to be left alone.
+#[derive(Debug, Clone, Copy)]
+struct Closed {
+    until: Instant,
+    /// When it last said so, or somebody last looked.
+    looked: Instant,
+}
+
+/// What one finds at a door.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    Open,
+    /// It opens after so long.
+    ClosedFor(Duration),
+    /// It is closed, and it is time that somebody looks.
+    MayLook,
 }
 
 /// One host's.
@@ -45,19 +64,25 @@ struct Door {
     /// The one who may send next, where requests are counted by the second.
     turn: Gate,
     rate: Option<Mutex<Bucket>>,
-    closed_until: Mutex<Option<Instant>>,
+    closed: Mutex<Option<Closed>>,
     link: Mutex<Link>,
 }
 
 /// The right to talk to a host, until it is dropped.
 pub(super) struct Inside {
     door: Arc<Door>,
+    /// The door is closed, and this one looks whether that is still meant.
+    looks: bool,
     _place: Place,
     _heavy: Option<OwnedSemaphorePermit>,
 }
 
 /// Hosts are few; redirects to made-up names must not fill the table.
 const DOORS_MAX: usize = 256;
+/// Docker Hub counts in hours and says so elsewhere; who asks for more than this by Retry-After has made a mistake, or wants us away for good.
+const PAUSE_MAX: Duration = Duration::from_secs(300);
+/// Who waits for nothing at all looks no more often than this.
+const LOOK_EVERY_MIN: Duration = Duration::from_secs(10);
 
 // === impl Doors ===
 
@@ -78,40 +103,52 @@ impl Doors {
         let door = self.of(host);
         let urgency = weight.urgency();
         loop {
-            let closed = door.closed_for(Instant::now());
-            if closed > self.rules.longest_pause {
-                return Err(RegistryError::Busy { host: host.to_owned(), what: what.to_owned(), wait: Some(closed) });
+            let found = door.look(Instant::now(), self.rules.longest_pause);
+            match found {
+                Found::ClosedFor(closed) if closed > self.rules.longest_pause => {
+                    let (host, what) = (host.to_owned(), what.to_owned());
+                    return Err(RegistryError::Busy { host, what, wait: Some(closed) });
+                }
+                Found::ClosedFor(closed) => {
+                    tokio::time::sleep(closed).await;
+                    continue;
+                }
+                Found::Open | Found::MayLook => {}
             }
-            if !closed.is_zero() {
-                tokio::time::sleep(closed).await;
-                continue;
-            }
+            let looks = found == Found::MayLook;
             let _heavy = match weight {
                 Weight::Heavy => door.heavy.clone().acquire_owned().await.ok(), // it is never closed
                 Weight::Light | Weight::Part(_) => None,
             };
             let _place = door.places.enter(&urgency).await;
-            let inside = Inside { door: door.clone(), _place, _heavy };
+            let inside = Inside { door: door.clone(), looks, _place, _heavy };
             // It may have been closed while we stood in the queue.
-            if door.closed_for(Instant::now()).is_zero() {
+            if looks || door.closed_for(Instant::now()).is_zero() {
                 inside.door.wait_for_turn(&urgency).await;
                 return Ok(inside);
             }
         }
     }
 
-    /// The host answered so: does it ask to be left alone? Says whether it does.
-    pub(super) fn answered(&self, host: &str, status: StatusCode, headers: &HeaderMap) -> bool {
+    /// The host answered so to who is inside: does it ask to be left alone? Says whether it does.
+    pub(super) fn answered(&self, inside: &Inside, status: StatusCode, headers: &HeaderMap) -> bool {
         let asked = headers.get(RETRY_AFTER).and_then(|value| retry_after(value.to_str().ok()?, SystemTime::now()));
         let pause = match (status, asked) {
             (StatusCode::TOO_MANY_REQUESTS, asked) => asked.unwrap_or(self.rules.usual_pause),
             (StatusCode::SERVICE_UNAVAILABLE, Some(asked)) => asked,
-            _ => return false,
+            _ => {
+                if inside.looks {
+                    *inside.door.closed.lock() = None;
+                }
+                return false;
+            }
         };
-        let Some(until) = Instant::now().checked_add(pause) else { return false };
-        let door = self.of(host);
-        let mut closed_until = door.closed_until.lock();
-        *closed_until = (*closed_until).max(Some(until));
+        let (looked, pause) = (Instant::now(), pause.min(PAUSE_MAX));
+        let mut closed = inside.door.closed.lock();
+        // What it says to one who looked is newer than what it said before.
+        let before = closed.filter(|_| !inside.looks).map(|before| before.until);
+        let until = before.max(Some(looked + pause)).unwrap_or(looked);
+        *closed = Some(Closed { until, looked });
         !pause.is_zero()
     }
 
@@ -157,13 +194,29 @@ impl Door {
             heavy: Arc::new(Semaphore::new(heavy)),
             turn: Gate::new(1),
             rate: (rules.requests_per_second > 0).then(bucket),
-            closed_until: Mutex::new(None),
+            closed: Mutex::new(None),
             link: Mutex::default(),
         }
     }
 
     fn closed_for(&self, now: Instant) -> Duration {
-        self.closed_until.lock().map_or(Duration::ZERO, |until| until.saturating_duration_since(now))
+        self.closed.lock().map_or(Duration::ZERO, |closed| closed.until.saturating_duration_since(now))
+    }
+
+    /// Whether one may go in. Who may look is the one who does: for a while nobody else may.
+    fn look(&self, now: Instant, longest_pause: Duration) -> Found {
+        let mut state = self.closed.lock();
+        let Some(closed) = &mut *state else { return Found::Open };
+        let left = closed.until.saturating_duration_since(now);
+        if left.is_zero() {
+            return Found::Open;
+        }
+        let may_look = now.saturating_duration_since(closed.looked) >= longest_pause.max(LOOK_EVERY_MIN);
+        if left > longest_pause && may_look {
+            closed.looked = now;
+            return Found::MayLook;
+        }
+        Found::ClosedFor(left)
     }
 
     async fn wait_for_turn(&self, urgency: &Urgency) {
@@ -186,27 +239,64 @@ mod tests {
         HeaderMap::from_iter([(RETRY_AFTER, retry_after.parse().unwrap())])
     }
 
+    async fn enter(doors: &Doors) -> Inside {
+        doors.enter("a", "it", &Weight::Light).await.unwrap()
+    }
+
     #[tokio::test]
     async fn a_host_that_asks_for_a_pause_is_closed_to_all_and_others_are_not() {
         let doors = doors(0);
-        assert!(!doors.answered("a", StatusCode::OK, &headers("600")));
-        assert!(!doors.answered("a", StatusCode::SERVICE_UNAVAILABLE, &HeaderMap::new()));
-        drop(doors.enter("a", "it", &Weight::Light).await.unwrap());
-        assert!(doors.answered("a", StatusCode::SERVICE_UNAVAILABLE, &headers("600")));
-        // A shorter one, asked for later, does not open it.
-        assert!(doors.answered("a", StatusCode::TOO_MANY_REQUESTS, &headers("1")));
+        let (inside, other) = (enter(&doors).await, enter(&doors).await);
+        assert!(!doors.answered(&inside, StatusCode::OK, &headers("200")));
+        assert!(!doors.answered(&inside, StatusCode::SERVICE_UNAVAILABLE, &HeaderMap::new()));
+        drop(inside);
+        let inside = enter(&doors).await;
+        assert!(doors.answered(&inside, StatusCode::SERVICE_UNAVAILABLE, &headers("200")));
+        // A shorter one, asked for later, does not open it, nor does an answer to what was asked before.
+        assert!(doors.answered(&inside, StatusCode::TOO_MANY_REQUESTS, &headers("1")));
+        assert!(!doors.answered(&other, StatusCode::OK, &HeaderMap::new()));
+        drop((inside, other));
         for weight in [Weight::Light, Weight::Heavy, Weight::Part(Urgency::reader())] {
             let refused = doors.enter("a", "it", &weight).await.err();
-            let longer = |wait: &Option<Duration>| wait.is_some_and(|wait| wait > Duration::from_secs(590));
+            let longer = |wait: &Option<Duration>| wait.is_some_and(|wait| wait > Duration::from_secs(190));
             assert!(matches!(&refused, Some(RegistryError::Busy { wait, .. }) if longer(wait)), "{refused:?}");
         }
         drop(doors.enter("b", "it", &Weight::Light).await.unwrap());
     }
 
     #[tokio::test]
+    async fn no_pause_lasts_longer_than_we_let_it() {
+        for nonsense in ["99999999999999999999", "4294967295", "1700000000", "Fri, 31 Dec 9999 23:59:59 GMT"] {
+            let doors = doors(0);
+            let inside = enter(&doors).await;
+            assert!(doors.answered(&inside, StatusCode::TOO_MANY_REQUESTS, &headers(nonsense)), "{nonsense}");
+            assert!(inside.door.closed_for(Instant::now()) <= Duration::from_secs(300), "{nonsense}");
+        }
+    }
+
+    #[tokio::test]
+    async fn in_a_long_pause_one_looks_now_and_then_and_opens_the_door_for_all() {
+        let doors = doors(0);
+        let inside = enter(&doors).await;
+        doors.answered(&inside, StatusCode::TOO_MANY_REQUESTS, &headers("300"));
+        let (door, longest) = (inside.door.clone(), doors.rules.longest_pause);
+        let after = |secs| Instant::now() + Duration::from_secs(secs);
+        assert!(matches!(door.look(after(50), longest), Found::ClosedFor(_)));
+        assert_eq!(door.look(after(61), longest), Found::MayLook);
+        assert!(matches!(door.look(after(62), longest), Found::ClosedFor(_)), "one is enough");
+        assert_eq!(door.look(after(122), longest), Found::MayLook);
+        // It is said again, and for how long from then on; or it is not.
+        let looking = Inside { looks: true, ..inside };
+        doors.answered(&looking, StatusCode::TOO_MANY_REQUESTS, &headers("100"));
+        assert!(door.closed_for(Instant::now()) <= Duration::from_secs(100));
+        doors.answered(&looking, StatusCode::OK, &HeaderMap::new());
+        assert_eq!(door.look(Instant::now(), longest), Found::Open);
+    }
+
+    #[tokio::test]
     async fn a_short_pause_is_waited_for_and_so_is_the_rate() {
         let doors = doors(20);
-        doors.answered("a", StatusCode::TOO_MANY_REQUESTS, &HeaderMap::new());
+        doors.answered(&enter(&doors).await, StatusCode::TOO_MANY_REQUESTS, &HeaderMap::new());
         let begun = Instant::now();
         for _ in 0..8 {
             drop(doors.enter("a", "it", &Weight::Light).await.unwrap());

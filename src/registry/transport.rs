@@ -158,7 +158,7 @@ impl Transport {
         self.counters.latency(call.kind).observe(since.elapsed());
         inside.answered(since.elapsed());
         let (status, headers) = (response.status(), response.headers().clone());
-        if self.doors.answered(&host, status, &headers) {
+        if self.doors.answered(&inside, status, &headers) {
             add(&self.counters.pauses, 1);
         }
         self.clock.note(&headers);
