@@ -39,7 +39,7 @@ pub struct Config {
     pub connect_timeout_secs: u64,
     /// How long a registry may think before it answers.
     pub response_timeout_secs: u64,
-    /// How long a body may pause.
+    /// How long a body may pause; one that brings less than 512 bytes a second for as long is taken for one that does.
     pub idle_timeout_secs: u64,
     /// How often a request is tried again, and how often a download that broke midway is resumed without getting on.
     pub retries: u32,

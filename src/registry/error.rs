@@ -26,8 +26,8 @@ pub enum RegistryError {
     NotHttps { host: String, cause: String },
     #[error("registry {host} did not answer within {} s when asked for {what}", .after.as_secs())]
     Silent { host: String, what: String, after: Duration },
-    #[error("registry {host} stopped sending {what}: nothing came for {} s", .after.as_secs())]
-    Stalled { host: String, what: String, after: Duration },
+    #[error("registry {host} stopped sending {what}: {} came in {} s", came_text(*.bytes), .after.as_secs())]
+    Stalled { host: String, what: String, after: Duration, bytes: u64 },
     #[error("the connection to registry {host} broke while it sent {what}: {cause}")]
     Broken { host: String, what: String, cause: String },
     #[error("registry {host} refuses {what}{}: {}", code_text(.code), login_text(.host, *.had_login, .looked_at))]
@@ -135,6 +135,14 @@ impl From<RegistryError> for BlobError {
 
 fn code_text(code: &Option<String>) -> String {
     code.as_ref().map(|code| format!(" ({code})")).unwrap_or_default()
+}
+
+fn came_text(bytes: u64) -> String {
+    match bytes {
+        0 => "nothing".to_owned(),
+        1 => "1 byte".to_owned(),
+        bytes => format!("{bytes} bytes"),
+    }
 }
 
 fn wait_text(wait: Option<Duration>) -> String {

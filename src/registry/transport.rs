@@ -83,6 +83,7 @@ pub(super) struct Body {
     host: String,
     what: String,
     idle: Duration,
+    pace: Pace,
     counters: Arc<Counters>,
     /// When it was asked for, what was announced and what came since.
     since: Instant,
@@ -90,6 +91,16 @@ pub(super) struct Body {
     came: u64,
     inside: Inside,
 }
+
+/// What came of a body in how long a wait. Only waiting for the host counts: who reads slowly, to keep to a bandwidth of ours, holds up nobody but himself.
+#[derive(Debug, Default)]
+struct Pace {
+    waited: Duration,
+    bytes: u64,
+}
+
+/// Who sends less than this in a second, for as long as a body may pause, sends nothing that anybody could use. Eight connections over a modem are faster.
+const LEAST_BYTES_PER_SECOND: u64 = 512;
 
 /// Manners of connecting that a configuration names.
 const OWN_MAX: usize = 64;
@@ -164,7 +175,8 @@ impl Transport {
         self.clock.note(&headers);
         let (idle, counters) = (self.config.idle_timeout(), self.counters.clone());
         let length = response.content_length(); // later it says what is left
-        let body = Body { response, host, what, idle, counters, since, length, came: 0, inside };
+        let pace = Pace::default();
+        let body = Body { response, host, what, idle, pace, counters, since, length, came: 0, inside };
         Ok(Reply { status, headers, body })
     }
 
@@ -253,6 +265,21 @@ fn client(
     builder.build().map_err(|error| RegistryError::Client(failure::innermost(&error)))
 }
 
+// === impl Pace ===
+
+impl Pace {
+    /// So many bytes came after so long a wait. Whenever as much was waited as a body may pause it is looked at what came meanwhile, and given back if it was too little.
+    fn too_slow(&mut self, waited: Duration, bytes: u64, idle: Duration) -> Option<Self> {
+        self.waited += waited;
+        self.bytes += bytes;
+        if self.waited < idle {
+            return None;
+        }
+        let pace = std::mem::take(self);
+        (pace.bytes < LEAST_BYTES_PER_SECOND.saturating_mul(pace.waited.as_secs())).then_some(pace)
+    }
+}
+
 // === impl Reply ===
 
 impl Reply {
@@ -267,20 +294,27 @@ impl Reply {
 impl Body {
     /// The next piece; `None` at the end.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, RegistryError> {
+        let asked = Instant::now();
+        let stalled = |body: &Self, after, bytes| {
+            let (host, what) = (body.host.clone(), body.what.clone());
+            Err(RegistryError::Stalled { host, what, after, bytes })
+        };
         let piece = match tokio::time::timeout(self.idle, self.response.chunk()).await {
             Ok(Ok(piece)) => piece,
             Ok(Err(error)) => {
                 let (host, what) = (self.host.clone(), self.what.clone());
                 return Err(RegistryError::Broken { host, what, cause: failure::innermost(&error) });
             }
-            Err(_) => {
-                let (host, what) = (self.host.clone(), self.what.clone());
-                return Err(RegistryError::Stalled { host, what, after: self.idle });
-            }
+            Err(_) => return stalled(self, self.idle, 0),
         };
         let bytes = piece.as_ref().map_or(0, |piece| piece.len() as u64);
         add(&self.counters.bytes, bytes);
         self.came += bytes;
+        if let Some(Pace { waited, bytes }) = self.pace.too_slow(asked.elapsed(), bytes, self.idle)
+            && piece.is_some()
+        {
+            return stalled(self, waited, bytes);
+        }
         if bytes > 0 && self.length == Some(self.came) {
             self.inside.came(self.came, self.since.elapsed());
         }
@@ -321,5 +355,31 @@ impl Body {
     /// Reads what a refusal or a redirect says, so that its connection can be used again; if it is short and soon there.
     pub(super) async fn drain(self) -> Option<Bytes> {
         tokio::time::timeout(REFUSAL_TIME_MAX, self.whole(REFUSAL_BYTES_MAX)).await.ok()?.ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IDLE: Duration = Duration::from_secs(30);
+
+    fn stopped_after(pieces: impl Iterator<Item = (f64, u64)>) -> Option<usize> {
+        let mut pace = Pace::default();
+        let mut pieces = pieces;
+        pieces.position(|(seconds, bytes)| pace.too_slow(Duration::from_secs_f64(seconds), bytes, IDLE).is_some())
+    }
+
+    #[test]
+    fn who_drips_is_stopped_within_a_minute_and_who_is_slow_is_not() {
+        assert_eq!(stopped_after(std::iter::repeat_n((20.0, 1), 10)), Some(1));
+        assert_eq!(stopped_after(std::iter::repeat_n((0.1, 1), 10_000)), Some(299));
+        // A modem, shared by eight; pieces that are late and large; a reader that lets the bytes lie, and waits for none.
+        assert_eq!(stopped_after(std::iter::repeat_n((2.0, 1_400), 10_000)), None);
+        assert_eq!(stopped_after(std::iter::repeat_n((29.0, 64 << 10), 1_000)), None);
+        assert_eq!(stopped_after(std::iter::repeat_n((0.0, 1), 1_000_000)), None);
+        // What was fast for long does not make up for what is slow now.
+        let then_slow = std::iter::repeat_n((0.001, 64 << 10), 50_000).chain(std::iter::repeat_n((10.0, 1), 100));
+        assert!(stopped_after(then_slow).is_some_and(|pieces| pieces < 50_010));
     }
 }

@@ -8,9 +8,10 @@ use super::stage::{Hub, Mounted, assert_read};
 use crate::cli::node::until;
 
 /// Each for a layer of its own.
-pub(super) const TROUBLES: [Trouble; 13] = [
+pub(super) const TROUBLES: [Trouble; 14] = [
     Trouble::Resets(10),
     Trouble::Stalls(10),
+    Trouble::Drips,
     Trouble::Ends(10),
     Trouble::Ends(0),
     Trouble::Flips,

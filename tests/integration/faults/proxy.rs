@@ -18,6 +18,8 @@ pub(super) enum Trouble {
     Resets(usize),
     /// Nothing comes any more after so many.
     Stalls(usize),
+    /// One byte comes after the other, and never a pause that is long.
+    Drips,
     /// The connection ends after so many, in good order.
     Ends(usize),
     /// One bit in the middle is another.
@@ -254,6 +256,7 @@ impl Shared {
         let (mut head, mut body) = self.ask(request)?;
         let sent = match trouble {
             Trouble::Resets(count) | Trouble::Stalls(count) | Trouble::Ends(count) => count.min(body.len()),
+            Trouble::Drips => 0,
             _ => body.len(),
         };
         match trouble {
@@ -274,13 +277,25 @@ impl Shared {
         match trouble {
             Trouble::Resets(_) => set_socket_linger(socket, Some(Duration::ZERO))?,
             Trouble::Stalls(_) => {
-                while self.state.lock().troubles.get(blob) == Some(&trouble) && !self.is_closed.load(Ordering::SeqCst) {
+                while self.goes_on(blob, trouble) {
                     std::thread::sleep(Duration::from_millis(5));
+                }
+            }
+            Trouble::Drips => {
+                for byte in body.chunks(1).take_while(|_| self.goes_on(blob, trouble)) {
+                    stream.write_all(byte)?;
+                    stream.flush()?;
+                    std::thread::sleep(Duration::from_millis(50));
                 }
             }
             _ => socket.shutdown(Shutdown::Write)?,
         }
         Ok(())
+    }
+
+    /// Whether there is still this trouble with the blob.
+    fn goes_on(&self, blob: &str, trouble: Trouble) -> bool {
+        self.state.lock().troubles.get(blob) == Some(&trouble) && !self.is_closed.load(Ordering::SeqCst)
     }
 
     /// The registry's answer: its head, with the empty line, and its body.

@@ -96,7 +96,7 @@ async fn a_body_that_always_stalls_is_given_up() {
     let stalls = registry().always("blobs/", Act::StallAfter(0));
     let (_, _, blob, _) = blob_of(stalls, Config { retries: 1, ..impatient() }).await;
     let said = read(&blob).await.unwrap_err().to_string();
-    assert!(said.contains("stopped sending layer") && said.contains("nothing came for 1 s"), "{said}");
+    assert!(said.contains("stopped sending layer") && said.contains("nothing came in 1 s"), "{said}");
 }
 
 #[tokio::test]
