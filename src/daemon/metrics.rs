@@ -5,6 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use tokio::runtime::Handle;
+
 use super::health::Health;
 use super::mounts::Mounts;
 use super::node::{Node, blocking};
@@ -244,7 +246,9 @@ impl Collector for Looked {
             "Mounts out of sight that are still in use",
             None,
             self.mounts.leaving() as u64,
-        )
+        )?;
+        let tasks = Handle::try_current().map_or(0, |runtime| runtime.metrics().num_alive_tasks() as u64);
+        gauge(&mut encoder, "tasks", "Tasks that have begun and not ended", None, tasks)
     }
 }
 

@@ -1,5 +1,7 @@
 //! Trouble that ends while readers wait: none of them sees it.
 
+use std::path::Path;
+
 use rcgen::{CertificateParams, CertifiedKey, KeyPair};
 use rustls::pki_types::PrivateKeyDer;
 
@@ -69,9 +71,7 @@ fn readers_wait_for_a_registry_that_refuses_connections_or_shows_another_certifi
     let mut proxy = Proxy::over_tls(hub.address(), server(&right));
     let ca = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(ca.path(), right.cert.pem()).unwrap();
-    let host = proxy.address().to_string();
-    let lines = format!("secure_hosts = [\"{host}\"]\nca_files = [\"{}\"]\n", ca.path().display());
-    let mounted = Mounted::of(&host, LONG, &lines);
+    let mounted = Mounted::of(&proxy.address().to_string(), LONG, &trusting(&proxy, ca.path()));
     assert_read(mounted.reads(0, 0), SEED, 0, 0);
 
     proxy.closes();
@@ -90,14 +90,19 @@ fn readers_wait_for_a_registry_that_refuses_connections_or_shows_another_certifi
     assert_read(reader.end(), SEED, 0, 2);
 }
 
+/// Lines of a configuration that has this authority believed of the proxy.
+pub(super) fn trusting(proxy: &Proxy, ca: &Path) -> String {
+    format!("secure_hosts = [\"{}\"]\nca_files = [\"{}\"]\n", proxy.address(), ca.display())
+}
+
 /// One that is its own authority.
-fn certificate() -> CertifiedKey<KeyPair> {
+pub(super) fn certificate() -> CertifiedKey<KeyPair> {
     let signing_key = KeyPair::generate().unwrap();
     let cert = CertificateParams::new(vec!["127.0.0.1".into()]).unwrap().self_signed(&signing_key).unwrap();
     CertifiedKey { cert, signing_key }
 }
 
-fn server(of: &CertifiedKey<KeyPair>) -> rustls::ServerConfig {
+pub(super) fn server(of: &CertifiedKey<KeyPair>) -> rustls::ServerConfig {
     let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
     let key = PrivateKeyDer::Pkcs8(of.signing_key.serialize_der().into());
     let builder = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();

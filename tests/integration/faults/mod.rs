@@ -3,6 +3,7 @@
 mod ending;
 mod lasting;
 mod logins;
+mod names;
 mod places;
 mod proxy;
 mod scanning;

@@ -1,10 +1,8 @@
-//! Mirrors in trouble: the next place is used, and nobody waits. And a name that is not found.
+//! Mirrors in trouble: the next place is used, and nobody waits.
 
 use super::ending::TROUBLES;
 use super::proxy::Proxy;
-use super::stage::{Hub, Mounted, assert_read, needed};
-use crate::cli::node::{ONCEFS, Running, run, until};
-use crate::daemon::stage::Service;
+use super::stage::{Hub, Mounted, assert_read};
 
 #[test]
 fn what_a_mirror_does_not_give_rightly_is_had_from_the_registry_at_once() {
@@ -38,44 +36,4 @@ fn what_a_mirror_does_not_give_rightly_is_had_from_the_registry_at_once() {
         assert_read(mounted.reads(n, 1), SEED, n, 1);
     }
     assert_eq!(mounted.metric("oncefs_fetch_outages_total"), 0.0);
-}
-
-/// The server has a table of hosts of its own, in a mount namespace of its own; and no name server.
-#[test]
-fn readers_wait_for_a_name_that_is_not_found() {
-    const SEED: u64 = 5_700;
-    let hub = Hub::with_layers(1, SEED);
-    // Its connections are not kept open: each request looks for the name.
-    let proxy = Proxy::before(hub.address());
-    let mut service = Service::new("");
-    let lines = "[registry]\ninsecure_hosts = [\"hub.oncefs.test\"]\nretries = 1\nretry_pause_ms = 10\n[profile]\nrecord_secs = 0\n\
-         [fetch]\nbackground = \"off\"\nread_ahead_bytes_max = 0\noutage_secs = 100\n";
-    std::fs::write(service.path("config.toml"), lines).unwrap();
-    let (hosts, servers) = (service.path("hosts"), service.path("resolv.conf"));
-    let known = "127.0.0.1 localhost hub.oncefs.test\n";
-    std::fs::write(&hosts, known).unwrap();
-    std::fs::write(&servers, "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n").unwrap();
-    let line = "mount --bind hosts /etc/hosts && mount --bind resolv.conf /etc/resolv.conf && exec \"$@\"";
-    let mut command = service.command(&needed("unshare"));
-    command.args(["--mount", "sh", "-ec", line, "sh", ONCEFS]).args(service.arguments()).arg("serve");
-    service.started_by(&mut command);
-    service.hear("READY=1");
-    let at = service.path("mnt");
-    std::fs::create_dir(&at).unwrap();
-    let server = service.pid();
-    let inside = |program: &str| {
-        let mut command = service.command(&needed("nsenter"));
-        command.arg(format!("--mount=/proc/{server}/ns/mnt")).arg(program);
-        command
-    };
-    let image = format!("hub.oncefs.test:{}/image:1", proxy.address().port());
-    let oncefs = |arguments: &[&str]| run(inside(ONCEFS).args(service.arguments()).args(arguments));
-    oncefs(&["mount", &image, at.to_str().unwrap()]).well();
-    run(inside("ls").arg(at.join("layer-0"))).well();
-    std::fs::write(&hosts, "127.0.0.1 localhost\n").unwrap();
-    let reader = Running::start(inside("sha256sum").arg(at.join("layer-0/file-0")));
-    until("the name is looked for again", || service.metric("oncefs_fetch_outage_tries_total") >= 1.0);
-    std::fs::write(&hosts, known).unwrap();
-    assert_read(reader.end(), SEED, 0, 0);
-    oncefs(&["umount", at.to_str().unwrap()]).well();
 }

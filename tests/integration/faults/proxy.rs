@@ -34,6 +34,15 @@ pub(super) enum Trouble {
     Babbles,
 }
 
+/// What is wrong with tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TokenTrouble {
+    /// Those that are given are not taken.
+    NotTaken,
+    /// Whoever asks for one meets an error.
+    NotGiven,
+}
+
 /// On a loopback port, until it is dropped.
 pub(super) struct Proxy {
     address: SocketAddr,
@@ -57,6 +66,7 @@ struct State {
     /// The only token that is good now, if one is wanted. Whoever asks gets it.
     token: Option<u32>,
     tokens_given: usize,
+    token_trouble: Option<TokenTrouble>,
     /// Blobs are at this address, below a signature that is good until the next one.
     storage: Option<(SocketAddr, u32)>,
 }
@@ -157,6 +167,10 @@ impl Proxy {
         state.token = Some(state.token.map_or(1, |token| token + 1));
     }
 
+    pub(super) fn token_trouble(&self, trouble: Option<TokenTrouble>) {
+        self.shared.state.lock().token_trouble = trouble;
+    }
+
     pub(super) fn tokens_given(&self) -> usize {
         self.shared.state.lock().tokens_given
     }
@@ -224,6 +238,9 @@ impl Shared {
     fn at_the_door(&self, request: &Request, is_blob: bool) -> Option<String> {
         let mut state = self.state.lock();
         if request.path.starts_with("/token") {
+            if state.token_trouble == Some(TokenTrouble::NotGiven) {
+                return Some(head(500, ""));
+            }
             state.tokens_given += 1;
             let token = format!("{{\"token\":\"token-{}\"}}", state.token?);
             return Some(format!("{}{token}", head_of(200, "Content-Type: application/json\r\n", token.len())));
@@ -234,7 +251,8 @@ impl Shared {
         }
         let is_known =
             |token| request.head.to_lowercase().contains(&format!("authorization: bearer token-{token}\r\n"));
-        if let Some(token) = state.token.filter(|token| !is_known(*token)) {
+        let takes_none = state.token_trouble == Some(TokenTrouble::NotTaken);
+        if let Some(token) = state.token.filter(|token| takes_none || !is_known(*token)) {
             let _stale_or_none = token;
             let realm =
                 format!("Bearer realm=\"http://{{}}/token\",service=\"s\",scope=\"repository:{}:pull\"", "image");
