@@ -268,6 +268,9 @@ pub struct StatusReport {
     /// What of them is kept.
     #[serde(default)]
     pub cache: CacheReport,
+    /// A sentence for each host that is believed without proof of who it is.
+    #[serde(default)]
+    pub unverified: Vec<String>,
     /// Scans started, and how often somebody joined one that was under way.
     pub scans: (u64, u64),
 }

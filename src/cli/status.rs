@@ -93,6 +93,7 @@ fn print(status: &StatusReport) {
     let free = format!("{} free of {}", bytes(status.free_bytes), bytes(status.total_bytes));
     print_line(&format!("store: {} ({free}); {server}", status.root.display()));
     print_cache(&status.cache);
+    status.unverified.iter().for_each(|sentence| print_line(&format!("warning: {sentence}")));
     for mount in &status.mounts {
         print_line("");
         print_mount(mount);

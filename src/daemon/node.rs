@@ -134,6 +134,7 @@ impl Node {
                 total_bytes: space.total,
                 images: images.known_images().iter().map(|image| report::of_image(&images, image)).collect(),
                 cache: super::cache::report(&images),
+                unverified: images.registry().unverified().iter().map(ToString::to_string).collect(),
                 scans: images.scan_counts(),
             })
         })

@@ -1,11 +1,11 @@
-//! The registry of one image: whether it is reached, whom it takes us for, and its clock.
+//! Registries: which are believed without proof; and of one image, whether its registry is reached, whom it takes us for, and its clock.
 
 use futures::future::{BoxFuture, FutureExt as _};
 
 use super::{Machine, Report};
 use crate::blob::Blobs as _;
 use crate::errors::with_causes;
-use crate::registry::{Platform, Reference, Registry, RegistryError, Resolved, Want};
+use crate::registry::{Missing, Platform, Reference, Registry, RegistryError, Resolved, Want};
 
 /// Tokens and certificates are refused by clocks that are minutes off.
 const SKEW_SECS_MAX: u64 = 300;
@@ -13,18 +13,34 @@ const SKEW_SECS_MUCH: u64 = 30;
 
 pub(super) fn look<'a>(machine: &'a Machine, report: &'a mut Report) -> BoxFuture<'a, ()> {
     async move {
-        let Some((image, platform)) = &machine.image else {
-            return report
-                .ok("not asked: name an image, as in `oncefs doctor redis:7`, to have its registry looked at");
-        };
         let registry = match Registry::new(machine.config.registry.clone()) {
             Ok(registry) => registry,
             Err(_as_the_configuration_says) => return,
+        };
+        unverified(&registry, report).await;
+        let Some((image, platform)) = &machine.image else {
+            return report
+                .ok("not asked: name an image, as in `oncefs doctor redis:7`, to have its registry looked at");
         };
         ask(&registry, image, platform, report).await;
         clock(&registry, report);
     }
     .boxed()
+}
+
+/// Hosts in whose place anybody may answer.
+async fn unverified(registry: &Registry, report: &mut Report) {
+    let registry = registry.clone();
+    let found = tokio::task::spawn_blocking(move || registry.unverified()).await.unwrap_or_default();
+    for one in found {
+        let change = match one.proof {
+            Missing::Vouching => {
+                "take skip_verify out of that file, and name the authority of the host's certificate with ca"
+            }
+            Missing::Certificate => "have the host speak HTTPS, and say so there",
+        };
+        report.warning(one.to_string(), change);
+    }
 }
 
 async fn ask(registry: &Registry, image: &Reference, platform: &Platform, report: &mut Report) {

@@ -18,7 +18,7 @@ use crate::registry::counters::{Counters, add};
 use crate::registry::credentials::{Credential, Credentials};
 use crate::registry::error::RegistryError;
 use crate::registry::failure;
-use crate::registry::hosts::{Host, Hosts, authority};
+use crate::registry::hosts::{Host, Hosts, Unverified, authority};
 use crate::registry::login::{Authorization, Logins, REFUSED_MAX};
 use crate::registry::mirrors::Mirrors;
 use crate::registry::retry::{Outcome, Policy, Verdict};
@@ -93,6 +93,11 @@ impl Client {
     /// Bytes that come from the host in the time of a round trip; 0 if that is not known.
     pub(super) fn carries(&self, host: &str) -> u64 {
         self.transport.carries(host)
+    }
+
+    /// As [`super::Registry::unverified`].
+    pub(super) fn unverified(&self) -> Vec<Unverified> {
+        self.hosts.unverified()
     }
 
     /// As [`super::Registry::clock_ahead_secs`].

@@ -3,6 +3,7 @@
 
 mod file;
 mod folders;
+mod unverified;
 
 use std::net::IpAddr;
 
@@ -16,9 +17,11 @@ use crate::sync::Arc;
 
 pub(super) use file::HostFile;
 pub(super) use file::Tls;
+pub use unverified::{Missing, Unverified};
 
 use file::{Manner, Place};
 use folders::Folders;
+use unverified::{Told, insecure};
 
 /// Docker Hub's registry has another name than its images.
 const DOCKER_HUB_ENDPOINT: &str = "registry-1.docker.io";
@@ -29,6 +32,7 @@ pub(super) struct Hosts {
     insecure: Vec<Pattern>,
     secure: Vec<Pattern>,
     folders: Arc<Folders>,
+    told: Arc<Told>,
 }
 
 /// A registry to talk to.
@@ -72,7 +76,8 @@ impl Hosts {
     pub(super) fn new(config: &Config) -> Result<Self, RegistryError> {
         let read = |texts: &[String]| texts.iter().map(|text| Pattern::parse(text)).collect::<Result<Vec<_>, _>>();
         let folders = Arc::new(Folders::new(&config.config_path));
-        Ok(Self { insecure: read(&config.insecure_hosts)?, secure: read(&config.secure_hosts)?, folders })
+        let (insecure, secure) = (read(&config.insecure_hosts)?, read(&config.secure_hosts)?);
+        Ok(Self { insecure, secure, folders, told: Arc::default() })
     }
 
     /// The places to ask for `repository`, one after the other until one answers; the upstream is the last.
@@ -109,11 +114,19 @@ impl Hosts {
 
     /// Whether this host is spoken to without TLS. A loopback host that is written with HTTPS's own port is not.
     fn is_plain(&self, url: &Url, written: &str) -> bool {
-        let named = |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.covers(url));
-        if named(&self.secure) {
+        if self.secure.iter().any(|pattern| pattern.covers(url)) {
             return false;
         }
-        named(&self.insecure) || (is_loopback(url) && !written.ends_with(":443"))
+        let insecure = self.insecure.iter().find(|pattern| pattern.covers(url));
+        if let Some(unverified) = insecure.and_then(Pattern::unverified) {
+            self.told.once(&unverified);
+        }
+        insecure.is_some() || (is_loopback(url) && !written.ends_with(":443"))
+    }
+
+    /// All hosts that are believed without proof.
+    pub(super) fn unverified(&self) -> Vec<Unverified> {
+        self.insecure.iter().filter_map(Pattern::unverified).chain(self.folders.unverified()).collect()
     }
 
     /// Whether `from` may send us to `url`: over HTTPS anywhere; over plain HTTP to hosts that are named insecure, and
@@ -215,6 +228,11 @@ impl Pattern {
         Ok(Self { host, port: if written { url.port_or_known_default() } else { None } })
     }
 
+    fn unverified(&self) -> Option<Unverified> {
+        let port = self.port.map_or(String::new(), |port| format!(":{port}"));
+        insecure(&format!("{}{port}", self.host))
+    }
+
     fn covers(&self, url: &Url) -> bool {
         url.host_str() == Some(&self.host) && self.port.is_none_or(|port| url.port_or_known_default() == Some(port))
     }
@@ -287,6 +305,36 @@ mod tests {
         }
         assert_eq!(Pattern::parse("h:443").unwrap(), Pattern { host: "h".into(), port: Some(443) });
         assert_eq!(Pattern::parse("H").unwrap(), Pattern { host: "h".into(), port: None });
+    }
+
+    #[test]
+    fn hosts_that_need_not_prove_who_they_are_are_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+            std::fs::write(dir.path().join(name).join("hosts.toml"), text).unwrap();
+        };
+        write(
+            "a.example",
+            "[host.\"https://mirror.example:5000\"]\nskip_verify = true\n[host.\"http://plain.example\"]\n",
+        );
+        write("b.example", "skip_verify = true\n[host.\"https://right.example\"]\n[host.\"http://127.0.0.1:5000\"]\n");
+        write("c.example", "server = \"https://c.example\"\n");
+        write("_default", "skip_verify = true\n");
+        write("broken.example", "[host\n");
+        let insecure_hosts = ["d.example", "[fd00::1]:80", "localhost:5000", "127.0.0.1"].map(str::to_owned).to_vec();
+        let config = Config { insecure_hosts, config_path: vec![dir.path().to_owned()], ..Config::default() };
+        let found: Vec<_> =
+            Hosts::new(&config).unwrap().unverified().into_iter().map(|one| (one.host, one.proof)).collect();
+        let want = [
+            ("d.example", Missing::Certificate),
+            ("[fd00::1]:80", Missing::Certificate),
+            ("any registry without a folder of its own", Missing::Vouching),
+            ("mirror.example:5000", Missing::Vouching),
+            ("plain.example", Missing::Certificate),
+            ("b.example", Missing::Vouching),
+        ];
+        assert_eq!(found, want.map(|(host, proof)| (host.to_owned(), proof)));
     }
 
     #[test]

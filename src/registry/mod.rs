@@ -61,6 +61,7 @@ use crate::sync::{Arc, Mutex};
 pub use config::Config;
 pub use counters::{Counters, Counts};
 pub use error::{ManifestError, RegistryError};
+pub use hosts::{Missing, Unverified};
 pub use learned::Login;
 pub use platform::{Platform, PlatformError};
 pub use reference::{Local, Reference, ReferenceError, Remote, Repository, Tag};
@@ -126,6 +127,11 @@ impl Registry {
     /// Fails as [`Registry::new`] does, and then everything stays as it was.
     pub fn reload(&self, config: &Config) -> Result<(), RegistryError> {
         self.shared.clients.reload(config)
+    }
+
+    /// Hosts that the configuration has believed without proof of who they are. Reads files.
+    pub fn unverified(&self) -> Vec<Unverified> {
+        self.shared.clients.now().unverified()
     }
 
     /// What registries were asked so far.

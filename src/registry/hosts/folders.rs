@@ -1,11 +1,12 @@
 //! Which `hosts.toml` is a registry's: containerd's folders, and when their files are read again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
+use super::Unverified;
 use super::file::HostFile;
 use crate::registry::error::RegistryError;
 use crate::sync::{Arc, Mutex};
@@ -68,7 +69,31 @@ impl Folders {
         if read.len() >= KEPT_MAX {
             read.clear();
         }
+        let is_new = read.get(host).is_none_or(|read| read.stamp != stamp);
+        if let (true, Some(stamp), Ok(Some(file))) = (is_new, &stamp, &found) {
+            file.unverified(host, &stamp.path).iter().for_each(Unverified::tell);
+        }
         read.insert(host.to_owned(), Read { looked: Instant::now(), stamp, found: found.clone() });
+        found
+    }
+
+    /// What is believed without proof by any of the files, as they are now. What cannot be read says nothing.
+    pub(super) fn unverified(&self) -> Vec<Unverified> {
+        let mut seen = HashSet::new();
+        let entries = self.roots.iter().flat_map(|root| fs::read_dir(root).into_iter().flatten().take(KEPT_MAX));
+        let mut folders: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+        // In the order of the roots; of one name the first counts.
+        folders.sort_by_key(|folder| self.roots.iter().position(|root| folder.starts_with(root)));
+        let mut found = Vec::new();
+        for folder in folders {
+            let Some(name) = folder.file_name().and_then(|name| name.to_str()) else { continue };
+            let Some(stamp) = Stamp::of(&folder).filter(|_| seen.insert(name.to_owned())) else { continue };
+            let registry = if name == DEFAULT { "any registry without a folder of its own" } else { name };
+            if let Ok(file) = stamp.read() {
+                found.extend(file.unverified(registry, &stamp.path));
+            }
+        }
+        found.sort_by(|one, other| one.said_in.cmp(&other.said_in));
         found
     }
 

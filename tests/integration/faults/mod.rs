@@ -8,3 +8,4 @@ mod places;
 mod proxy;
 mod scanning;
 mod stage;
+mod trust;

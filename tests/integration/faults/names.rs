@@ -1,4 +1,4 @@
-//! A registry whose name is not found, for a while and for good.
+//! A registry whose name is not found, for a while and for good. Its host is spoken to over plain HTTP, and that is told.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -87,7 +87,9 @@ fn readers_wait_for_a_name_that_is_not_found() {
     until("the name is looked for again", || named.service.metric("oncefs_fetch_outage_tries_total") >= 1.0);
     named.is_known(true);
     assert_read(reader.end(), SEED, 0, 0);
-    named.end();
+    let said = named.end();
+    let told = said.err.lines().filter(|line| line.contains("is not verified")).collect::<Vec<_>>();
+    assert!(told.len() == 1 && told[0].contains(NAME) && told[0].contains("registry.insecure_hosts"), "{said:?}");
 }
 
 #[test]
