@@ -6,6 +6,7 @@
 mod again;
 mod error;
 mod large;
+mod together;
 
 use std::ops::Range;
 use std::time::Duration;
@@ -26,13 +27,6 @@ use crate::store::wishes::Priority;
 use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, spawn};
 
-/// Neighbouring frames are fetched in one request up to so many bytes of blob: enough to make the round trip small
-/// beside the transfer, small enough to hold a few of them in memory.
-const REQUEST_BYTES_MAX: u64 = 4 << 20;
-
-/// What may lie between them and comes along for nothing: as much as arrives in the time of another request.
-const GAP_BYTES_MAX: u64 = 64 << 10;
-
 /// Frames up to this size, packed and unpacked, pass through memory; larger ones through an unnamed file.
 const IN_MEMORY_BYTES_MAX: u64 = 8 << 20;
 
@@ -45,6 +39,7 @@ const SYNC_DELAY: Duration = Duration::from_secs(5);
 pub use error::FillError;
 use large::Shown;
 pub(super) use large::{PIECE_BYTES, PIECES_UNHEARD, Piece};
+use together::Together;
 
 /// What [`Layer::fill`] fails with; everybody who waited for the same frame gets the same.
 pub type FillFailed = Failed<FillError>;
@@ -122,46 +117,32 @@ impl Layer {
     pub async fn fill_for(self: &Arc<Self>, frames: Range<u32>, priority: Priority) -> Result<(), FillFailed> {
         self.prove(frames.clone(), priority).await;
         self.take_from_twins(frames.clone(), priority).await;
-        let requests = self.plan(frames).map_err(|error| Failed::Work(Arc::new(error)))?;
-        let filling = stream::iter(requests).map(|frames| self.fill_together(frames, priority));
+        let requests = self.plan(frames, priority).map_err(|error| Failed::Work(Arc::new(error)))?;
+        let filling = stream::iter(requests).map(|together| self.fill_together(together, priority));
         filling.buffer_unordered(REQUESTS_OF_A_CALL).try_collect().await
     }
 
-    /// The frames of `frames` that are not resident, neighbours together as far as one request may go.
-    fn plan(&self, frames: Range<u32>) -> Result<Vec<Range<u32>>, FillError> {
-        if self.is_quarantined() {
-            return Err(FillError::Quarantined { layer: self.digest() });
-        }
-        let mut requests: Vec<(Range<u32>, Range<u64>)> = Vec::new();
-        let all = frames.start..frames.end.min(self.frames().len());
-        for frame in all.filter(|frame| !self.is_at_hand(*frame)) {
-            let source = self.frames().source_range(FrameId(frame)).map_err(|error| self.index_error(error))?;
-            match requests.last_mut() {
-                Some((frames, bytes)) if frames.end == frame && is_next(bytes, &source) => {
-                    frames.end += 1;
-                    bytes.end = bytes.end.max(source.end);
-                }
-                _ => requests.push((frame..frame + 1, source)),
-            }
-        }
-        Ok(requests.into_iter().map(|(frames, _)| frames).collect())
-    }
-
     /// Joins the flights of neighbouring frames. Those that nobody fills yet share requests, each for frames without
-    /// a gap, so that no byte is asked for twice.
-    async fn fill_together(self: &Arc<Self>, frames: Range<u32>, priority: Priority) -> Result<(), FillFailed> {
+    /// a gap, so that no byte is asked for twice. Returns when those that were asked for are there.
+    async fn fill_together(self: &Arc<Self>, together: Together, priority: Priority) -> Result<(), FillFailed> {
         let failed = |error| Failed::Work(Arc::new(self.index_error(error)));
-        let (mut tickets, mut wishes, mut open) = (Vec::new(), Vec::new(), None);
-        for frame in frames {
+        let (mut tickets, mut others, mut open) = (Vec::new(), Vec::new(), None);
+        for frame in together.frames {
+            let is_wanted = together.wanted.contains(&frame);
             let source = self.frames().source_range(FrameId(frame)).map_err(failed)?;
             let data = self.frames().data_range(FrameId(frame)).map_err(failed)?;
             let mut request = open.take().unwrap_or_else(|| Request::new(self.clone()));
             let mut shares = false;
-            let (key, urgency) = ((self.slot(), frame), request.urgency.clone());
+            let key = (self.slot(), frame);
+            // What comes along hurries for nobody: only the request does.
+            let urgency = if is_wanted { request.urgency.clone() } else { Urgency::background() };
             // Before the flight is joined: whoever starts it sees it, or we see that one's work.
-            let wish = self.shared.wishes.wish(key, priority);
-            tickets.push(self.shared.fills.join(key, || {
-                wish.works(&urgency);
+            let wish = self.shared.wishes.wish(key, if is_wanted { priority } else { Priority::Background });
+            let ticket = self.shared.fills.join(key, || {
+                wish.works(&request.urgency);
+                if !is_wanted {
+                    wish.works(&urgency);
+                }
                 // Nobody else fills the frame from here on; but somebody may have since it was planned for.
                 let way = match is_large(&source, &data) {
                     _ if self.is_at_hand(frame) => Way::Resident,
@@ -170,8 +151,11 @@ impl Layer {
                 };
                 shares = matches!(way, Way::Small(..));
                 self.clone().fill_one(frame, way)
+            });
+            if is_wanted { &mut tickets } else { &mut others }.push(ticket.map(move |filled| {
+                drop(wish);
+                filled
             }));
-            wishes.push(wish);
             if shares {
                 request.extend(source);
                 open = Some(request);
@@ -181,6 +165,10 @@ impl Layer {
         }
         if let Some(request) = open {
             request.send();
+        }
+        if !others.is_empty() {
+            // Whoever comes to want one is told what became of it.
+            spawn(async move { drop(futures::future::join_all(others).await) });
         }
         futures::future::try_join_all(tickets).await.map(drop)
     }
@@ -285,13 +273,6 @@ pub(super) async fn blocking<T: Send + 'static>(
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
         Err(_stopping) => Err(FillError::Stopping),
     }
-}
-
-/// Whether one request brings both. Only a scan makes sure that frames lie in the blob in the order of their data.
-fn is_next(bytes: &Range<u64>, source: &Range<u64>) -> bool {
-    source.start >= bytes.start
-        && source.start <= bytes.end.saturating_add(GAP_BYTES_MAX)
-        && source.end.max(bytes.end) - bytes.start <= REQUEST_BYTES_MAX
 }
 
 /// Whether a frame passes through a file instead of memory; it is not fetched together with others either.

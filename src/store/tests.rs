@@ -26,6 +26,7 @@ mod checking;
 mod dropping;
 mod passing;
 mod restarting;
+mod together;
 mod twins;
 
 /// A layer whose blob is its data, in frames of one size.
@@ -49,7 +50,8 @@ struct Shelf {
 /// Notes what it is asked for.
 struct Counted(Arc<dyn Blob>, Arc<Mutex<Vec<Range<u64>>>>, u64);
 
-const FRAME: u64 = 5000;
+/// Too large for others to come along.
+const FRAME: u64 = 70_000;
 
 impl Sample {
     fn new(seed: u8, len: u64, frame_bytes: u64) -> Self {

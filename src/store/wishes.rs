@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::gate::Urgency;
-use crate::sync::Mutex;
+use crate::sync::{Arc, Mutex};
 
 /// By the layer's slot and the frame.
 type Key = (u32, u32);
@@ -17,24 +17,24 @@ pub enum Priority {
     Background,
 }
 
-/// All frames that somebody wants just now.
-#[derive(Debug, Default)]
+/// All frames that somebody wants just now. Clones share them.
+#[derive(Debug, Default, Clone)]
 pub(super) struct Wishes {
-    wanted: Mutex<HashMap<Key, Wanted>>,
+    wanted: Arc<Mutex<HashMap<Key, Wanted>>>,
 }
 
 #[derive(Debug, Default)]
 struct Wanted {
     wishes: usize,
     has_reader: bool,
-    /// Of the work on it; more than one only if one ended and its successor has begun.
+    /// Of the work on it: of its flight, and of the request that brings it; of two flights only if one ended and its successor has begun.
     works: Vec<Urgency>,
 }
 
 /// That somebody wants a frame, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Wish<'a> {
-    all: &'a Wishes,
+pub(super) struct Wish {
+    all: Wishes,
     key: Key,
 }
 
@@ -42,7 +42,7 @@ pub(super) struct Wish<'a> {
 
 impl Wishes {
     /// A reader's makes work on the frame that is under way a reader's.
-    pub(super) fn wish(&self, key: Key, priority: Priority) -> Wish<'_> {
+    pub(super) fn wish(&self, key: Key, priority: Priority) -> Wish {
         let raised = {
             let mut all = self.wanted.lock();
             let wanted = all.entry(key).or_default();
@@ -51,7 +51,7 @@ impl Wishes {
             if priority == Priority::Reader { wanted.works.clone() } else { Vec::new() }
         };
         raised.iter().for_each(Urgency::raise);
-        Wish { all: self, key }
+        Wish { all: self.clone(), key }
     }
 
     /// Whether somebody wants the frame just now.
@@ -62,7 +62,7 @@ impl Wishes {
 
 // === impl Wish ===
 
-impl Wish<'_> {
+impl Wish {
     /// Work on the frame begins, and is as urgent as the most urgent wish for it.
     pub(super) fn works(&self, urgency: &Urgency) {
         let has_reader = {
@@ -77,7 +77,7 @@ impl Wish<'_> {
     }
 }
 
-impl Drop for Wish<'_> {
+impl Drop for Wish {
     fn drop(&mut self) {
         let mut all = self.all.wanted.lock();
         let Some(wanted) = all.get_mut(&self.key) else { return };
