@@ -144,15 +144,21 @@ killed_it_is_not_noticed() {
 }
 
 watchdog_is_not_noticed() {
-    local before
+    local before reader
     mkdir -p /run/systemd/system/oncefs.service.d
     printf '[Service]\nWatchdogSec=1s\nTimeoutAbortSec=1s\n' >/run/systemd/system/oncefs.service.d/watchdog.conf
     systemctl daemon-reload
     systemctl restart oncefs.service
+    touch /run/reading
+    reads_on /mnt/three &
+    reader=$!
     before=$(pid)
     kill -STOP "$before"
     until_so is_another "$before"
     shows_page /mnt/three
+    rm /run/reading
+    wait $reader
+    [ ! -s /run/reader ]
     rm -r /run/systemd/system/oncefs.service.d
     systemctl daemon-reload
     systemctl restart oncefs.service

@@ -199,8 +199,9 @@ impl<'a> Load<'a> {
                 if ran.code == Some(0) {
                     self.whole.fetch_add(1, Ordering::Relaxed);
                 } else {
-                    // It was not even made, as its snapshot could not be.
-                    eprintln!("{name}: {ran:?}");
+                    // It was not even made, as whoever should make its snapshot was away. Any other end is one that it noticed.
+                    let was_away = ran.code == Some(1) && ran.err.to_lowercase().contains("unavailable");
+                    assert!(was_away, "{name} ended otherwise: {ran:?}");
                     node.containerd.ctr(CRI_NAMESPACE, &["containers", "rm", &name]).end();
                 }
             }
