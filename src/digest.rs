@@ -4,7 +4,9 @@
 //! resident only from a `Checked`, and only this file makes one.
 
 use std::fmt;
+use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::unix::fs::FileExt as _;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -28,6 +30,9 @@ pub struct DiffId(pub Digest);
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ChainId(pub Digest);
+
+/// How much of a file is in memory while it is hashed.
+const FILE_READ_BYTES: usize = 256 << 10;
 
 /// The digest of one frame's decoded bytes; it never leaves the node's own index files.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -229,6 +234,19 @@ impl FrameDigest {
     /// As a scan notes it.
     pub fn of(bytes: &[u8]) -> Self {
         Self::Blake3(*blake3::hash(bytes).as_bytes())
+    }
+
+    /// The same of all that is in a file, from its beginning.
+    pub fn of_file(file: &File) -> io::Result<Self> {
+        let (mut hasher, mut buffer, mut at) = (blake3::Hasher::new(), vec![0; FILE_READ_BYTES], 0);
+        loop {
+            let len = file.read_at(&mut buffer, at)?;
+            match buffer.get(..len) {
+                Some([]) | None => return Ok(Self::Blake3(*hasher.finalize().as_bytes())),
+                Some(piece) => hasher.update(piece),
+            };
+            at += len as u64;
+        }
     }
 
     /// Whether it is compared with the frame's source, before that is decoded.

@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::blob::{Blob, Origin};
-use crate::digest::{Checked, DiffId, LayerDigest};
+use crate::digest::{Checked, DiffId, FrameDigest, LayerDigest};
 use crate::index::frames::{FrameId, Frames, FramesError};
 use crate::index::tree::read::{Tree, TreeError};
 use crate::store::ahead::Ahead;
@@ -20,6 +20,7 @@ use crate::store::outage::Outages;
 use crate::store::recency::{self, Recency};
 use crate::store::recording::Recorders;
 use crate::store::resident::{Resident, ResidentError, Unread};
+use crate::store::sums::Sums;
 use crate::store::verdicts::Judged;
 use crate::store::waits::Waits;
 use crate::store::{Shared, StoreError};
@@ -36,6 +37,8 @@ pub struct Layer {
     tree: Arc<Tree>,
     frames: Frames,
     resident: Resident,
+    /// Where frames have no digest of their own data.
+    pub(super) sums: Option<Sums>,
     recency: Recency,
     recorders: Recorders,
     waits: Waits,
@@ -122,6 +125,7 @@ impl Layer {
             return Err(damaged(format!("data has {length} bytes instead of {}", frames.heading().data_bytes)));
         }
         let resident = open_resident(&directory, digest, frames.len())?;
+        let sums = Sums::open(&directory)?;
         let recency = Recency::new(frames.heading().data_bytes, shared.cache.last_access(&digest));
         Ok(Self {
             digest,
@@ -131,6 +135,7 @@ impl Layer {
             tree: Arc::new(tree),
             frames,
             resident,
+            sums,
             recency,
             recorders: Recorders::default(),
             waits: Waits::default(),
@@ -257,7 +262,12 @@ impl Layer {
 
     /// Writes down which frames are resident, so that a restart knows. Blocking.
     pub(super) fn sync(&self) -> Result<(), StoreError> {
-        self.resident.sync(&self.data).map_err(StoreError::io("sync", &self.directory))
+        let sync = || {
+            // Before the bits of what they are of.
+            self.sums.as_ref().map_or(Ok(()), Sums::sync)?;
+            self.resident.sync(&self.data)
+        };
+        sync().map_err(StoreError::io("sync", &self.directory))
     }
 
     /// Whether the bitmap on disk is as it was last written.
@@ -313,12 +323,14 @@ impl Layer {
     /// Puts a frame from memory into the data file and makes it resident. This, [`Layer::keep_file`] and [`Layer::keep_shared`]
     /// are the only doors, and open to checked bytes alone.
     pub(super) fn keep_bytes(&self, frame: u32, at: u64, bytes: &Checked<Vec<u8>>) -> io::Result<()> {
+        self.note_sum(frame, || Ok(FrameDigest::of(bytes.get())))?;
         self.keep(frame, || self.data.write_all_at(bytes.get(), at))
     }
 
     /// Puts the frame that `file` holds, `range` of the data file, into the data file and makes it resident.
     pub(super) fn keep_file(&self, frame: u32, range: &Range<u64>, file: &Checked<BufWriter<File>>) -> io::Result<()> {
         let from = file.get().get_ref();
+        self.note_sum(frame, || FrameDigest::of_file(from))?;
         self.keep(frame, || file::copy(from, &self.data, range.start, range.end - range.start))
     }
 

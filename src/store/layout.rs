@@ -8,7 +8,7 @@
 //! <root>/notes/<kind>/<name>      the database's records once more, one a file, for when it cannot be read
 //! <root>/notes/aside              the note of a record that is being changed
 //! <root>/notes/boot               the boot of the machine in which notes and records were compared last
-//! <root>/layers/sha256/<hex>/     one finished layer: data, tree, frames, resident; and the note of its record
+//! <root>/layers/sha256/<hex>/     one finished layer: data, tree, frames, resident, and sums where they are needed; and the note of its record
 //! <root>/snapshots/<id>/{fs,work} what containers write, and what containerd unpacked
 //! <root>/snapshots.lost-<n>/<id>  the same, of snapshots that neither the database nor a note knew any more
 //! <root>/starts/<hex>.<kind>      what was seen of an image's starts, by its manifest
@@ -24,6 +24,8 @@ pub(super) const DATA: &str = "data";
 pub(super) const TREE: &str = "tree";
 pub(super) const FRAMES: &str = "frames";
 pub(super) const RESIDENT: &str = "resident";
+/// Only where frames have no digest of their own data.
+pub(super) const SUMS: &str = "sums";
 const NOTE: &str = "note";
 
 /// The root of a store, and from it every path.

@@ -30,6 +30,7 @@ mod resident;
 mod slots;
 mod source;
 mod starts;
+mod sums;
 mod twins;
 mod unkept;
 mod verdicts;
@@ -135,7 +136,7 @@ pub(crate) struct Shared {
 impl Default for Config {
     fn default() -> Self {
         // Enough to fill a fast link at 100 ms round trips: 16 x 4 MiB / 0.1 s = 640 MiB/s.
-        Self { fetches_at_once: 16, recheck: false }
+        Self { fetches_at_once: 16, recheck: true }
     }
 }
 

@@ -1,7 +1,6 @@
 //! Frames that an earlier process left on disk, compared with their digests before somebody reads them (`[store] recheck`).
 //!
-//! A bit that turned on the disk meanwhile costs a request and is seen by nobody. Frames of which only the packed form has a digest cannot be
-//! compared: they are fetched again.
+//! A bit that turned on the disk meanwhile costs a request and is seen by nobody.
 
 use std::io::{self, Write as _};
 use std::ops::Range;
@@ -11,7 +10,7 @@ use futures::future::join_all;
 
 use crate::digest::{Checked, FrameDigest, FrameHashing};
 use crate::gate::Urgency;
-use crate::index::frames::{FrameId, FramesError};
+use crate::index::frames::FrameId;
 use crate::store::fill::{FillError, blocking};
 use crate::store::layer::Layer;
 use crate::store::wishes::Priority;
@@ -55,24 +54,18 @@ impl Layer {
     }
 
     fn prove_now(&self, frame: u32) -> Result<(), String> {
-        let digest = self.frames().digest(FrameId(frame)).map_err(|error| error.to_string())?;
-        if digest.is_of_source() {
-            return Err("what is kept of it has no digest".to_owned());
-        }
         self.check_frame(frame, &mut vec![0; READ_BYTES])
     }
 
     /// Whether the frame's bytes on disk have its digest, or what is wrong with them; nothing is known to be if it is not
-    /// resident, or if only its source has a digest.
+    /// resident, or was kept by an oncefs that noted nothing to compare it with.
     /// `buffer` is what is read at a time.
     pub(super) fn check_frame(&self, frame: u32, buffer: &mut [u8]) -> Result<(), String> {
-        let wrong = |error: FramesError| error.to_string();
-        let range = self.frames().data_range(FrameId(frame)).map_err(wrong)?;
-        let digest = self.frames().digest(FrameId(frame)).map_err(wrong)?;
-        if digest.is_of_source() {
-            return Ok(()); // which is not kept
-        }
-        let hash = || self.check_data(&range, &digest, &mut *buffer).map(drop).map_err(|error| error.to_string());
+        let range = self.frames().data_range(FrameId(frame)).map_err(|error| error.to_string())?;
+        let hash = || match self.digest_of_kept(frame).map_err(|error| error.to_string())? {
+            Some(digest) => self.check_data(&range, &digest, &mut *buffer).map(drop).map_err(|error| error.to_string()),
+            None => Ok(()),
+        };
         self.resident().prove(frame, hash)
     }
 

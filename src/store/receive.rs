@@ -13,9 +13,10 @@ use crate::index::frames::{Frames, FramesError, Heading};
 use crate::index::scan::{Parts, Verified};
 use crate::index::sources::Indexed;
 use crate::store::layer::Layer;
-use crate::store::layout::{DATA, FRAMES, RESIDENT, TREE};
+use crate::store::layout::{DATA, FRAMES, RESIDENT, SUMS, TREE};
 use crate::store::records::LayerRecord;
 use crate::store::resident::Resident;
+use crate::store::sums::Sums;
 use crate::store::{Entry, Store, StoreError, recover};
 use crate::sync::Arc;
 use crate::sys::file;
@@ -120,12 +121,22 @@ impl Receiving {
         let resident = make_file(&resident_path)?;
         let write = if is_resident { Resident::write_all } else { Resident::write_none };
         write(&resident, frames.len()).map_err(StoreError::io("write", &resident_path))?;
+        let damaged = |error: FramesError| StoreError::Damaged { layer: self.digest, cause: error.to_string() };
+        let sums = if Sums::are_needed(&frames).map_err(damaged)? { Some(self.make_sums(frames.len())?) } else { None };
         let files =
             [(&self.parts.data, DATA), (&self.parts.tree, TREE), (&self.parts.frames, FRAMES), (&resident, RESIDENT)];
+        let files = files.into_iter().chain(sums.as_ref().map(|sums| (sums, SUMS)));
         for (file, name) in files {
             file.sync_all().map_err(StoreError::io("sync", &self.directory.join(name)))?;
         }
         file::sync_directory(&self.directory).map_err(StoreError::io("sync", &self.directory))
+    }
+
+    fn make_sums(&self, frames: u32) -> Result<File, StoreError> {
+        let path = self.directory.join(SUMS);
+        let file = make_file(&path)?;
+        Sums::make(&file, frames).map_err(StoreError::io("write", &path))?;
+        Ok(file)
     }
 
     /// Moves the directory to its place and the layer into the database. Called with `placing` held.

@@ -26,6 +26,7 @@ mod checking;
 mod dropping;
 mod passing;
 mod restarting;
+mod sums;
 mod together;
 mod twins;
 
@@ -34,6 +35,7 @@ struct Sample {
     digest: LayerDigest,
     bytes: Bytes,
     frame_bytes: u64,
+    digest_of: fn(&[u8]) -> FrameDigest,
 }
 
 /// Blobs in memory, a fault for all of them, and counts.
@@ -57,7 +59,7 @@ impl Sample {
     fn new(seed: u8, len: u64, frame_bytes: u64) -> Self {
         let mut bytes = vec![0; len as usize];
         blake3::Hasher::new_derive_key("oncefs store tests").update(&[seed]).finalize_xof().fill(&mut bytes);
-        Self { digest: LayerDigest(Digest::of(&bytes)), bytes: bytes.into(), frame_bytes }
+        Self { digest: LayerDigest(Digest::of(&bytes)), bytes: bytes.into(), frame_bytes, digest_of: FrameDigest::of }
     }
 
     fn heading(&self) -> Heading {
@@ -80,7 +82,7 @@ impl Sample {
         for (number, data) in self.bytes.chunks(self.frame_bytes as usize).enumerate() {
             let start = number as u64 * self.frame_bytes;
             let range = start..start + data.len() as u64;
-            let digest = FrameDigest::of(data);
+            let digest = (self.digest_of)(data);
             frames.push(&Frame { source: range.clone(), data: range, start: Start::Plain, digest }).unwrap();
         }
         frames.finish(&self.heading()).unwrap();
@@ -102,8 +104,9 @@ impl Sample {
         }
     }
 
-    /// Whether the layer gives all its bytes without fetching.
+    /// Whether the layer gives all its bytes without fetching, once what an earlier process left was compared.
     fn is_whole(&self, layer: &Layer) {
+        (0..layer.frames().len()).for_each(|frame| layer.check_frame(frame, &mut [0; 4096]).unwrap());
         assert!(read(layer, 0..self.bytes.len() as u64).expect("all is resident") == self.bytes);
     }
 }

@@ -8,7 +8,7 @@ fn joined(of: &[(&Sample, u64)]) -> Sample {
         sample.bytes.slice((number * FRAME) as usize..((number + 1) * FRAME) as usize)
     };
     let bytes = Bytes::from(of.iter().map(frame).collect::<Vec<_>>().concat());
-    Sample { digest: LayerDigest(Digest::of(&bytes)), bytes, frame_bytes: FRAME }
+    Sample { digest: LayerDigest(Digest::of(&bytes)), bytes, frame_bytes: FRAME, digest_of: FrameDigest::of }
 }
 
 /// As who asks first does, who waits for it only for a moment.

@@ -88,7 +88,6 @@ fn a_layer_whose_tree_or_frames_rotted_is_removed_and_scanned_again() {
 #[test]
 fn a_bit_that_turned_in_any_file_of_a_layer_is_seen_by_nobody() {
     let (node, image) = (Node::new(), Image::usual(63));
-    node.configure("[store]\nrecheck = true\n");
     let registry = Registry::with(&image);
     node.oncefs(&["pull", &registry.image()]).well();
     for file in ["data", "tree", "frames", "resident"] {
