@@ -9,7 +9,7 @@
 mod hold;
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::ExitStatusExt as _;
@@ -41,6 +41,7 @@ pub struct Keeper {
 
 struct Keeping {
     socket: UnixDatagram,
+    place: PathBuf,
     signals: Signals,
     outer: Option<PathBuf>,
     hold: Hold,
@@ -87,6 +88,7 @@ const WATCHDOG_LOOKS: u32 = 4;
 const TERM: i32 = Signal::TERM.as_raw();
 const INT: i32 = Signal::INT.as_raw();
 const HUP: i32 = Signal::HUP.as_raw();
+const USR1: i32 = Signal::USR1.as_raw();
 const CHLD: i32 = Signal::CHILD.as_raw();
 
 // === impl Keeper ===
@@ -94,7 +96,7 @@ const CHLD: i32 = Signal::CHILD.as_raw();
 impl Keeper {
     /// Keeps until the server has ended in order, or cannot be started. How the last one ended.
     pub fn run(&self) -> io::Result<ExitStatus> {
-        let signals = Signals::listen(&[TERM, INT, HUP, CHLD])?;
+        let signals = Signals::listen(&[TERM, INT, HUP, USR1, CHLD])?;
         let _alone = self.alone()?;
         let _left_by_one_that_was_killed = std::fs::remove_file(&self.socket);
         let socket = UnixDatagram::bind(&self.socket)?;
@@ -124,6 +126,7 @@ impl Keeper {
         let server = self.start(&hold)?;
         let mut keeping = Keeping {
             socket,
+            place: self.socket.clone(),
             signals,
             outer: self.outer.clone(),
             hold,
@@ -140,7 +143,7 @@ impl Keeper {
             if keeping.has_done(status) {
                 return Ok(status);
             }
-            eprintln!("oncefs: the server has ended ({status}); the next takes over what it served");
+            say(&format!("the server has ended ({status}); the next takes over what it served"));
             self.start_next(&mut keeping)?;
         }
     }
@@ -156,7 +159,7 @@ impl Keeper {
                     return Ok(());
                 }
                 Err(error) => {
-                    eprintln!("oncefs: cannot start {}: {error}", self.program.display());
+                    say(&format!("cannot start {}: {error}", self.program.display()));
                     keeping.failures = keeping.failures.saturating_add(1);
                     if keeping.gives_up() {
                         return Err(error);
@@ -204,15 +207,20 @@ impl Keeping {
         is_told || self.is_left_alone() && (status.success() || !self.was_ready) || self.gives_up()
     }
 
+    /// Whether the server heeds signals. One that cannot say that it is ready, since somebody has cleared the run directory, does too.
+    fn is_up(&self) -> bool {
+        self.is_ready || !self.place.exists()
+    }
+
     /// Whether no mount depends on the next server.
     fn is_left_alone(&self) -> bool {
-        self.hold.is_empty() || !self.was_ready
+        !self.hold.has_mounts() || !self.was_ready
     }
 
     /// Whether servers that fail have been tried often enough.
     fn gives_up(&self) -> bool {
         let is_enough = self.failures >= FAILURES_MAX && (self.is_over || self.is_left_alone());
-        is_enough || self.is_over && self.hold.is_empty()
+        is_enough || self.is_over && !self.hold.has_mounts()
     }
 
     /// Waits until the next may start.
@@ -241,8 +249,9 @@ impl Keeping {
         self.hear();
         while let Some(signal) = self.signals.take() {
             match signal {
-                TERM | INT if !self.is_over || self.is_ready => self.end(signal),
-                HUP if self.is_ready => self.signal(Signal::HUP),
+                TERM | INT if !self.is_over || self.is_up() => self.end(signal),
+                HUP if self.is_up() => self.signal(Signal::HUP),
+                USR1 if self.is_up() => self.signal(Signal::USR1),
                 _ => {}
             }
         }
@@ -255,7 +264,7 @@ impl Keeping {
         let Some(watchdog) = &mut self.watchdog else { return };
         if watchdog.heard.is_some_and(|heard| heard.elapsed() > watchdog.allowed) {
             watchdog.heard = None;
-            eprintln!("oncefs: the server has not said for {:?} that it is alive; it is killed", watchdog.allowed);
+            say(&format!("the server has not said for {:?} that it is alive; it is killed", watchdog.allowed));
             self.signal(Signal::KILL);
         } else if watchdog.fed.is_none_or(|fed| fed.elapsed() >= watchdog.allowed / WATCHDOG_LOOKS) {
             watchdog.fed = Some(Instant::now());
@@ -271,7 +280,7 @@ impl Keeping {
 
     /// Ends the server for good; one that is not ready yet, when it is. Asked again, it is told again, and hurries.
     fn end(&mut self, signal: i32) {
-        if self.is_ready {
+        if self.is_up() {
             if !self.is_over {
                 self.signal(Signal::USR1);
             }
@@ -322,6 +331,11 @@ impl Keeping {
             self.signal(Signal::TERM);
         }
     }
+}
+
+/// Tells whoever looks on, if anybody does: the keeper outlives terminals and pipes.
+fn say(text: &str) {
+    let _nobody_reads = writeln!(io::stderr(), "oncefs: {text}");
 }
 
 /// The exit code that tells how a server ended.

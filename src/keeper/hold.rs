@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
+use super::say;
 use crate::sys::{descriptor, process};
 
 /// Descriptors that are kept at most, as systemd has FileDescriptorStoreMax: a mount needs one.
@@ -31,7 +32,7 @@ impl Hold {
     /// As much as this process may have open. While the next server is being started, what it is given is open twice.
     pub(super) fn new() -> Self {
         let files = process::raise_open_files().unwrap_or_else(|error| {
-            eprintln!("oncefs: few mounts can be kept: {error}");
+            say(&format!("few mounts can be kept: {error}"));
             process::open_files_max()
         });
         let room = usize::try_from(files.saturating_sub(OTHERS_MAX) / 2).unwrap_or(KEPT_MAX);
@@ -42,8 +43,9 @@ impl Hold {
         self.room
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.kept.is_empty()
+    /// Whether any of it is what a mount lives of. A socket that somebody listens at is made again where it is wanted.
+    pub(super) fn has_mounts(&self) -> bool {
+        self.kept.iter().any(|kept| !descriptor::is_listening(&kept.descriptor))
     }
 
     pub(super) fn names(&self) -> String {
@@ -62,7 +64,7 @@ impl Hold {
             self.lost.remove(name);
             self.kept.extend(descriptors.into_iter().map(|descriptor| Kept { name: name.to_owned(), descriptor }));
         } else {
-            eprintln!("oncefs: {name} cannot be kept, it ends with its server: {} are kept already", self.kept.len());
+            say(&format!("{name} cannot be kept, it ends with its server: {} are kept already", self.kept.len()));
             if self.lost.len() < LOST_MAX {
                 self.lost.insert(name.to_owned());
             }
@@ -92,7 +94,7 @@ impl Hold {
             let said = rustix::fs::fcntl_setfl(writer, rustix::fs::OFlags::NONBLOCK)
                 .and_then(|()| rustix::io::write(writer, lost.as_bytes()));
             if let Err(error) = said.map_err(io::Error::from) {
-                eprintln!("oncefs: the server cannot be told what is not kept: {error}");
+                say(&format!("the server cannot be told what is not kept: {error}"));
             }
         }
     }

@@ -87,6 +87,11 @@ pub fn is_connected(descriptor: impl AsFd) -> bool {
     looked.is_ok() && !polled.revents().intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL)
 }
 
+/// Whether it is a socket that clients connect to.
+pub fn is_listening(descriptor: impl AsFd) -> bool {
+    rustix::net::sockopt::socket_acceptconn(descriptor) == Ok(true)
+}
+
 /// Makes the number of `place` mean what `with` means; whoever reads and writes there goes on with that. What it meant before
 /// is closed. Nobody else in the process must have been promised what `place` is.
 pub fn replace(place: impl AsFd, with: impl AsFd) -> io::Result<()> {

@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 
 use oncefs::blob::Fault;
 use oncefs::index::frames::FrameId;
-use oncefs::store::{Config, Layer, Store, StoreError};
+use oncefs::store::{Layer, Store, StoreError};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use crate::store::shelf::{Packing, Sample, Shelf};
+use crate::store::shelf::{Packing, Sample, Shelf, believing};
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -230,7 +230,7 @@ fn part(layer: &Layer, from: u8, count: u32) -> std::ops::Range<u32> {
 fn open(root: &Path, shelf: &Arc<Shelf>) -> Store {
     let until = Instant::now() + Duration::from_secs(60);
     loop {
-        match Store::open(root, Config::default(), shelf.clone()) {
+        match Store::open(root, believing(), shelf.clone()) {
             Err(StoreError::Locked { .. }) if Instant::now() < until => {
                 std::thread::sleep(Duration::from_millis(2));
             }

@@ -6,15 +6,15 @@ use std::time::{Duration, SystemTime};
 
 use oncefs::digest::LayerDigest;
 use oncefs::index::frames::FrameId;
-use oncefs::store::{CacheConfig, Config, Layer, Store, Uses};
+use oncefs::store::{CacheConfig, Layer, Store, Uses};
 use tempfile::TempDir;
 
-use super::shelf::{Packing, Sample, Shelf};
+use super::shelf::{Packing, Sample, Shelf, believing};
 
 const LEN: usize = 4 << 20;
 
 fn open(dir: &TempDir, samples: &[&Sample]) -> Store {
-    Store::open(&dir.path().join("store"), Config::default(), Shelf::with(samples)).unwrap()
+    Store::open(&dir.path().join("store"), believing(), Shelf::with(samples)).unwrap()
 }
 
 fn bounded(max_bytes: u64) -> CacheConfig {

@@ -11,7 +11,7 @@ use oncefs::flight::Failed;
 use oncefs::index::scan::{self, Limits, Progress};
 use oncefs::store::{Config, FillError, ImageRecord, Store, StoreError};
 
-use super::shelf::{Packing, Sample, Shelf, origin};
+use super::shelf::{Packing, Sample, Shelf, believing, origin};
 
 /// A small file system of its own.
 struct Disk {
@@ -67,7 +67,7 @@ fn run(program: &str, arguments: &[&str], at: &Path) {
 }
 
 fn open(disk: &Disk, sample: &Sample) -> Store {
-    Store::open(&disk.path().join("store"), Config::default(), Shelf::with(&[sample])).unwrap()
+    Store::open(&disk.path().join("store"), believing(), Shelf::with(&[sample])).unwrap()
 }
 
 fn image(bytes: usize) -> ImageRecord {

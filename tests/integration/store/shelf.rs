@@ -12,7 +12,7 @@ use oncefs::blob::{Blob, BlobError, Blobs, Fault, Faulty, InMemory, Layered, Ori
 use oncefs::digest::{DiffId, Digest, LayerDigest};
 use oncefs::index::frames::FrameId;
 use oncefs::index::scan::{self, Limits, Progress};
-use oncefs::store::{Layer, ReadError, Store};
+use oncefs::store::{Config, Layer, ReadError, Store};
 use oncefs::sync::Mutex;
 
 /// A layer and the truth about it.
@@ -96,6 +96,11 @@ impl Sample {
         let range = |frame: &u32| layer.frames().data_range(FrameId(*frame)).unwrap();
         (0..layer.frames().len()).filter(|frame| self.read(layer, range(frame)).is_some()).collect()
     }
+}
+
+/// For tests that ask what is resident by reading: what an earlier store left would first be compared.
+pub(crate) fn believing() -> Config {
+    Config { recheck: false, ..Config::default() }
 }
 
 /// Where all samples come from.

@@ -1,14 +1,15 @@
 //! What a keeper needs to start the next server, and does not always have.
 
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 use std::process::Command;
 
-use rustix::process::Signal;
+use rustix::process::{Signal, kill_process};
 
-use super::stage::{Kept, keeper_and_server};
+use super::stage::{Kept, keeper_and_server, kill, processes};
 use crate::cli::image::Image;
 use crate::cli::mounting::assert_usual;
-use crate::cli::node::{ONCEFS, copy_program, run, until};
+use crate::cli::node::{Node, ONCEFS, copy_program, run, until};
 
 /// Each has a descriptor of its own, which the keeper has twice for a moment when it starts a server.
 #[test]
@@ -54,4 +55,49 @@ fn a_keeper_feeds_the_watchdog_and_ends_a_server_that_stands_still() {
         kept.service.hear("WATCHDOG=1");
     }
     assert_usual(&at, 133);
+}
+
+#[test]
+fn a_keeper_whose_words_nobody_reads_any_more_keeps_all_the_same() {
+    let unread = "mkfifo gone && { head -c 0 <gone & exec \"$@\" 2>gone; }";
+    let kept = Kept::by("", unread, Path::new(ONCEFS));
+    let at = kept.mount(&kept.layout(&Image::usual(134)));
+    for _ in 0..2 {
+        let before = kept.signal(Signal::KILL);
+        until("another server answers", || kept.server().is_some_and(|server| server != before));
+        assert_usual(&at, 134);
+    }
+}
+
+/// That no other server follows is said to a server; whoever has a keeper may well say it to that.
+#[test]
+fn usr1_to_a_keeper_ends_nothing() {
+    let kept = Kept::by("", "exec \"$@\"", Path::new(ONCEFS));
+    let at = kept.mount(&kept.layout(&Image::usual(135)));
+    let keeper = keeper_and_server(&kept.service.path("")).0.unwrap();
+    kill_process(keeper, Signal::USR1).unwrap();
+    let before = kept.signal(Signal::KILL);
+    until("another server answers", || kept.server().is_some_and(|server| server != before));
+    assert_usual(&at, 135);
+    assert_eq!(keeper_and_server(&kept.service.path("")).0, Some(keeper));
+}
+
+/// Its server cannot say any more that it is ready, or what is to be let go.
+#[test]
+fn a_keeper_whose_socket_was_removed_ends_with_its_last_mount() {
+    let node = Node::new();
+    let at = node.mount(&Image::usual(136).write_layout(&node.path("layout")), "mnt");
+    kill(processes(&node).1);
+    assert_usual(&at, 136);
+    for entry in std::fs::read_dir(node.run()).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_socket() {
+            std::fs::remove_file(entry.path()).unwrap();
+        }
+    }
+    kill(processes(&node).1);
+    until("another server has taken over", || processes(&node).1.is_some());
+    assert_usual(&at, 136);
+    rustix::mount::unmount(&at, rustix::mount::UnmountFlags::empty()).unwrap();
+    until("keeper and server have ended", || processes(&node) == (None, None));
 }
