@@ -158,7 +158,10 @@ pub async fn serve(start: Start, ready: impl FnOnce(), interrupts: Interrupts) -
     }
     mounts.close().await;
     sockets::let_go(&keeping);
-    node.sync().await?;
+    // It costs the next start some fetches; as a failure it would have a keeper start one server after the other on a broken disk.
+    if let Err(failed) = node.sync().await {
+        tracing::error!(error = %failed, "not everything was written down: the next start fetches some frames again");
+    }
     ended
 }
 

@@ -258,7 +258,7 @@ impl Layer {
             layer.sync_awaited.store(false, Ordering::Release);
             let digest = layer.digest();
             if let Ok(Err(error)) = tokio::task::spawn_blocking(move || layer.sync()).await {
-                tracing::warn!(layer = %digest, %error, "residency was not written down; a restart fetches again");
+                tracing::warn!(layer = %digest, %error, "residency was not written down; what came since the last time is fetched again");
             }
         });
     }

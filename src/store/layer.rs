@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use crate::blob::{Blob, Origin};
 use crate::digest::{Checked, DiffId, FrameDigest, LayerDigest};
+use crate::errors::with_causes;
 use crate::index::frames::{FrameId, Frames, FramesError};
 use crate::index::tree::read::{Tree, TreeError};
 use crate::store::ahead::Ahead;
@@ -19,7 +20,7 @@ use crate::store::layout::{DATA, FRAMES, Layout, RESIDENT, TREE};
 use crate::store::outage::Outages;
 use crate::store::recency::{self, Recency};
 use crate::store::recording::Recorders;
-use crate::store::resident::{Resident, ResidentError, Unread};
+use crate::store::resident::{Resident, Unread};
 use crate::store::sums::Sums;
 use crate::store::verdicts::Judged;
 use crate::store::waits::Waits;
@@ -380,17 +381,18 @@ fn open_file(directory: &Path, name: &str) -> Result<File, StoreError> {
     })
 }
 
-/// A bitmap that is damaged costs fetching the layer's bytes again, not the layer.
+/// A bitmap that is damaged, or that the disk does not give back, costs fetching the layer's bytes again, not the layer.
 fn open_resident(directory: &Path, layer: LayerDigest, frames: u32) -> Result<Resident, StoreError> {
     let path = directory.join(RESIDENT);
     let file = open_file(directory, RESIDENT)?;
     let again = file.try_clone().map_err(StoreError::io("open", &path))?;
     let cause = match Resident::open(file, frames) {
         Ok(resident) => return Ok(resident),
-        Err(ResidentError::Io(source)) => return Err(StoreError::io("read", &path)(source)),
-        Err(error) => error.to_string(),
+        Err(error) => with_causes(&error),
     };
     tracing::warn!(%layer, cause, "starting a new residency bitmap: the layer's bytes will be fetched again");
-    Resident::write_none(&again, frames).map_err(StoreError::io("write", &path))?;
+    // From an empty file on, since the blocks that it had may be lost.
+    let made = again.set_len(0).and_then(|()| Resident::write_none(&again, frames));
+    made.map_err(StoreError::io("write", &path))?;
     Resident::open(again, frames).map_err(|error| StoreError::Damaged { layer, cause: error.to_string() })
 }

@@ -49,11 +49,14 @@ impl Layer {
 
     /// Called where something runs that blocks.
     fn hold(self: &Arc<Self>, frame: u32, bytes: Checked<Vec<u8>>) {
-        let (shared, key) = (self.shared.clone(), (self.slot(), frame));
-        shared.cache.unkept.put(key, bytes);
+        let key = (self.slot(), frame);
+        self.shared.cache.unkept.put(key, bytes);
+        let shared = Arc::downgrade(&self.shared); // a root is free as soon as its store is closed
         spawn(async move {
             tokio::time::sleep(LENT_FOR).await;
-            shared.cache.unkept.remove(key);
+            if let Some(shared) = shared.upgrade() {
+                shared.cache.unkept.remove(key);
+            }
         });
     }
 

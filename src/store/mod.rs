@@ -324,8 +324,9 @@ impl Inner {
     fn sync(&self) -> Result<(), StoreError> {
         let entries: Vec<Arc<Entry>> = self.entries.lock().values().cloned().collect();
         let opened: Vec<Arc<Layer>> = entries.iter().filter_map(|entry| entry.opened.lock().clone()).collect();
-        opened.iter().try_for_each(|layer| layer.sync())?;
-        self.write_accesses(&opened)
+        // One that fails keeps no other from it.
+        let synced = opened.iter().map(|layer| layer.sync()).fold(Ok(()), Result::and);
+        synced.and(self.write_accesses(&opened))
     }
 
     /// Writes down when layers were read that were read since the store was opened. Seldom, and all at once.

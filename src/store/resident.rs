@@ -1,7 +1,9 @@
 //! Which frames of a layer are in its data file: bits in memory for readers, and the file `resident` for restarts.
 //!
-//! Three rules, all kept here:
+//! Four rules, all kept here:
 //! - A bit is set only after the frame's checked bytes were written, and is on disk only after they are.
+//! - A bit that is not on disk is cleared when the disk refuses data: nobody knows whose, and the kernel says it once, and takes all
+//!   pages for written then.
 //! - A bit is cleared, on disk too, before the frame's bytes are punched out.
 //! - A reader that saw bits set before its read and the same era after it has read whole frames.
 //!
@@ -39,7 +41,7 @@ pub(super) struct Resident {
     groups: Box<[AtomicU32]>,
     /// Frames whose bit is clear: a layer that has all costs its readers one load.
     missing: AtomicU32,
-    /// Rises with every drop, after its bits were cleared and before its bytes are punched.
+    /// Rises with every drop, after its bits were cleared and before its bytes are punched, and when the disk refuses data.
     era: AtomicU64,
     /// Held from clearing to punching, and while a bit is set. Lock order: `disk`, then this.
     changing: Mutex<()>,
@@ -47,15 +49,17 @@ pub(super) struct Resident {
     unproven: Unproven,
 }
 
-/// What the file says.
+/// What the file says, or may say: frames whose bytes are on disk.
 #[derive(Debug)]
 struct Disk {
     file: File,
     frames: u32,
     groups: Box<[u32]>,
+    /// Whether it has taken that.
+    is_written: bool,
 }
 
-/// A stretch of time in which nothing of the layer was dropped.
+/// A stretch of time in which nothing of the layer was dropped or lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Era(u64);
 
@@ -112,7 +116,7 @@ impl Resident {
             missing: AtomicU32::new(frames - set),
             era: AtomicU64::new(0),
             changing: Mutex::new(()),
-            disk: Mutex::new(Disk { file, frames, groups }),
+            disk: Mutex::new(Disk { file, frames, groups, is_written: true }),
             unproven: Unproven::new(count),
         })
     }
@@ -199,8 +203,8 @@ impl Resident {
         self.era()
     }
 
-    /// Sets the bit of a frame that was written since `era` began. False if something was dropped meanwhile: the punch
-    /// may have hit what was written, so it must be written again.
+    /// Sets the bit of a frame that was written since `era` began. False if something was dropped or lost meanwhile: that may have
+    /// hit what was written, so it must be written again.
     #[must_use]
     pub(super) fn mark(&self, frame: u32, era: Era) -> bool {
         let _changing = self.changing.lock();
@@ -216,15 +220,28 @@ impl Resident {
         true
     }
 
-    /// Makes the bits of now durable, after the data they speak of.
+    /// Makes the bits of now durable, after the data they speak of. If the disk refuses some of that, all frames that came since the
+    /// last time are not resident any more.
     pub(super) fn sync(&self, data: &File) -> io::Result<()> {
         let mut disk = self.disk.lock();
         let now: Box<[u32]> = self.groups.iter().map(|group| group.load(Ordering::Acquire)).collect();
-        if now == disk.groups {
+        if now == disk.groups && disk.is_written {
             return Ok(());
         }
-        data.sync_data()?; // what was set before the line above was written before it too
+        // What was set before the lines above was written before them too.
+        data.sync_data().inspect_err(|_| self.forget_undurable(&disk))?;
         disk.write(now)
+    }
+
+    /// Clears the bits that are not on disk, also of what is being written just now: its bytes may have been refused already.
+    fn forget_undurable(&self, disk: &Disk) {
+        let _changing = self.changing.lock();
+        let is_durable =
+            |frame: u32| disk.groups.get((frame / GROUP) as usize).is_some_and(|bits| bits & bit(frame) != 0);
+        for frame in (0..self.frames).filter(|frame| !is_durable(*frame)) {
+            self.clear(frame);
+        }
+        self.era.fetch_add(1, Ordering::SeqCst);
     }
 
     /// Whether the file is as it was last written.
@@ -284,9 +301,10 @@ impl Resident {
 
 impl Disk {
     fn write(&mut self, groups: Box<[u32]>) -> io::Result<()> {
-        self.file.write_all_at(&bytes(self.frames, &groups), 0)?;
+        (self.groups, self.is_written) = (groups, false);
+        self.file.write_all_at(&bytes(self.frames, &self.groups), 0)?;
         self.file.sync_data()?;
-        self.groups = groups;
+        self.is_written = true;
         Ok(())
     }
 }

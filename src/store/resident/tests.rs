@@ -132,6 +132,45 @@ fn bits_reach_the_disk_with_sync_and_not_before() {
     assert_eq!(open(&file, 40).missing(0..40), Some(1..2));
 }
 
+/// A file that cannot be synced.
+fn refusing() -> File {
+    File::from(std::os::fd::OwnedFd::from(io::pipe().unwrap().1))
+}
+
+#[test]
+fn what_came_since_the_last_sync_is_not_resident_once_the_disk_has_refused_data() {
+    let (file, data) = (bitmap(100), tempfile::tempfile().unwrap());
+    let resident = open(&file, 100);
+    resident.drop_frames([1, 2, 40, 99], |_| Ok(())).unwrap();
+    let fill = |frame| assert!(resident.mark(frame, resident.era_for_writing()));
+    fill(1);
+    resident.sync(&data).unwrap();
+    [2, 99].into_iter().for_each(fill);
+    let (era, under_way) = (resident.era(), resident.era_for_writing());
+    resident.sync(&refusing()).unwrap_err();
+    assert_eq!(set(&resident), (0..99).filter(|frame| ![2, 40].contains(frame)).collect());
+    assert_ne!(resident.era(), era, "a reader of before must see that something was lost");
+    assert!(!resident.mark(40, under_way), "it may have been refused, and must be written again");
+    fill(40);
+    resident.sync(&data).unwrap();
+    assert_eq!(set(&open(&file, 100)), set(&resident));
+    assert!(!resident.has(2) && resident.has(40));
+}
+
+/// What was dropped may have been wrong on disk: what comes in its place counts from its own sync on.
+#[test]
+fn a_drop_that_the_disk_did_not_take_is_written_with_the_next_sync() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, data) = (dir.path().join("resident"), tempfile::tempfile().unwrap());
+    io::copy(&mut bitmap(40), &mut File::create(&path).unwrap()).unwrap();
+    let resident = Resident::open(File::open(&path).unwrap(), 40).unwrap(); // not for writing
+    resident.drop_frames([3], |_| unreachable!("the disk still says that it is there")).unwrap_err();
+    assert!(resident.mark(3, resident.era_for_writing()));
+    resident.sync(&refusing()).unwrap_err();
+    assert!(!resident.has(3), "it was believed without its own sync");
+    resident.sync(&data).unwrap_err();
+}
+
 #[test]
 fn a_drop_writes_no_bit_whose_data_may_not_be_on_disk() {
     let file = bitmap(40);
@@ -168,7 +207,7 @@ fn a_rotten_group_is_not_resident_and_a_rotten_header_is_refused() {
 proptest! {
     /// Against a set of numbers for what is resident, and one for what the disk knows.
     #[test]
-    fn bits_behave_like_sets(steps in prop::collection::vec((0u8..4, 0u32..70, 1u32..20), 0..60)) {
+    fn bits_behave_like_sets(steps in prop::collection::vec((0u8..5, 0u32..70, 1u32..20), 0..60)) {
         let (file, data) = (bitmap(70), tempfile::tempfile().unwrap());
         let mut resident = open(&file, 70);
         let mut here: BTreeSet<u32> = (0..70).collect();
@@ -188,6 +227,11 @@ proptest! {
                 2 => {
                     resident.sync(&data).unwrap();
                     disk = here.clone();
+                }
+                3 => {
+                    // Where there is nothing to sync nothing is refused either.
+                    prop_assert_eq!(resident.sync(&refusing()).is_err(), here != disk);
+                    here.retain(|frame| disk.contains(frame));
                 }
                 _ => {
                     resident = open(&file, 70);

@@ -24,7 +24,7 @@ fn readers_have_their_bytes_from_a_disk_that_gives_back_and_takes_nothing_any_mo
     assert_eq!(ls(&at), ["big", "bin", "etc", "srv"]);
     let fetched = |layer: usize| registry.count(image.layers[layer].digest()).bytes;
     let before = [0, 2].map(fetched);
-    disk.fails(true, false, "layers");
+    disk.fails(true, true, "layers");
     assert_usual(&at, 75);
     assert!(fetched(0) > before[0] && fetched(2) > before[1], "nothing was fetched again: the disk did not fail");
     disk.fails(false, false, "layers");
@@ -34,7 +34,7 @@ fn readers_have_their_bytes_from_a_disk_that_gives_back_and_takes_nothing_any_mo
 }
 
 #[test]
-fn a_tree_that_cannot_be_read_is_scanned_anew() {
+fn a_layer_that_cannot_be_read_is_scanned_anew() {
     let disk = RecordedDisk::new();
     let (node, image) = (node_on(&disk), Image::usual(76));
     let registry = Registry::with(&image);

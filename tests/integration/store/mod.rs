@@ -2,5 +2,6 @@
 
 mod cache;
 mod disk;
+mod failing;
 mod process;
 pub(crate) mod shelf;

@@ -8,11 +8,11 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use fuser::{
@@ -28,6 +28,9 @@ const DISK_BYTES: u64 = 48 << 20;
 
 /// No program that mounts takes longer, and nobody holds longer what is unmounted.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Of its file system.
+const BLOCK_BYTES: usize = 4096;
 
 const DISK: INodeNo = INodeNo(2);
 
@@ -46,22 +49,24 @@ pub(crate) struct RecordedDisk {
     mount: Mounted,
     _serving: BackgroundSession,
     record: Arc<Mutex<Record>>,
-    failing: Arc<Failing>,
+    failing: Arc<Mutex<Failing>>,
     dir: TempDir,
 }
 
 /// What fails, with EIO.
-#[derive(Default)]
 struct Failing {
-    reads: AtomicBool,
-    writes: AtomicBool,
+    reads: Box<ByPlace>,
+    writes: Box<ByContent>,
 }
+
+type ByPlace = dyn Fn(Range<u64>) -> bool + Send;
+type ByContent = dyn Fn(&[u8]) -> bool + Send;
 
 /// The one file of the FUSE file system.
 struct Shown {
     disk: File,
     record: Arc<Mutex<Record>>,
-    failing: Arc<Failing>,
+    failing: Arc<Mutex<Failing>>,
 }
 
 /// An image, mounted through a loop device until this is dropped.
@@ -93,7 +98,7 @@ impl RecordedDisk {
         let disk = File::options().read(true).write(true).open(&image).unwrap();
         let mut config = fuser::Config::default();
         config.mount_options = vec![fuser::MountOption::FSName("oncefs-test".to_owned())];
-        let failing = Arc::new(Failing::default());
+        let failing = Arc::new(Mutex::new(Failing::default()));
         let served = Shown { disk, record: record.clone(), failing: failing.clone() };
         let serving = fuser::spawn_mount(served, &shown, &config).expect("this test needs FUSE");
         let mount = Mounted::new(&shown.join("disk"));
@@ -102,13 +107,31 @@ impl RecordedDisk {
 
     /// From now on reads and writes of the disk fail, or not. The kernel forgets what the files below `place` have.
     pub(crate) fn fails(&self, reads: bool, writes: bool, place: &str) {
+        self.forgets(place);
+        *self.failing.lock() = Failing { reads: Box::new(move |_| reads), writes: Box::new(move |_| writes) };
+    }
+
+    /// From now on this file of it cannot be read, and all else can.
+    pub(crate) fn loses(&self, file: &str) {
+        self.forgets(file);
+        let blocks = blocks(&self.path().join(file));
+        let reads = move |read: Range<u64>| blocks.iter().any(|lost| lost.start < read.end && read.start < lost.end);
+        *self.failing.lock() = Failing { reads: Box::new(reads), ..Failing::default() };
+    }
+
+    /// From now on it takes nothing that has such a block of 4096 bytes.
+    pub(crate) fn refuses(&self, is_such: impl Fn(&[u8]) -> bool + Send + 'static) {
+        let writes = move |bytes: &[u8]| bytes.chunks(BLOCK_BYTES).any(&is_such);
+        *self.failing.lock() = Failing { writes: Box::new(writes), ..Failing::default() };
+    }
+
+    /// The kernel writes what it has to write, and forgets what the files at `place` or below have.
+    pub(crate) fn forgets(&self, place: &str) {
         // Once writes have failed there may be some that never succeed.
         has_ended_well(Command::new("sync").arg("--file-system").arg(self.path()));
         let forget = |path: &Path| fadvise(File::open(path).unwrap(), 0, None, Advice::DontNeed).unwrap();
         files_below(&self.path().join(place)).iter().for_each(|path| forget(path));
         forget(&self.dir.path().join("shown/disk"));
-        self.failing.reads.store(reads, Ordering::SeqCst);
-        self.failing.writes.store(writes, Ordering::SeqCst);
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -129,6 +152,12 @@ impl RecordedDisk {
         let flushed = File::options().read(true).write(true).open(&path).unwrap();
         let events = std::mem::take(&mut record.lock().0);
         Replay { events, flushed, path, done: 0, dir }
+    }
+}
+
+impl Default for Failing {
+    fn default() -> Self {
+        Self { reads: Box::new(|_| false), writes: Box::new(|_| false) }
     }
 }
 
@@ -201,14 +230,29 @@ impl Drop for Mounted {
     }
 }
 
-fn files_below(directory: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
-    let below = |path: PathBuf| match path.symlink_metadata() {
-        Ok(found) if found.is_dir() => files_below(&path),
-        Ok(found) if found.is_file() => vec![path],
+fn files_below(place: &Path) -> Vec<PathBuf> {
+    match place.symlink_metadata().unwrap().file_type() {
+        kind if kind.is_dir() => {
+            fs::read_dir(place).unwrap().flat_map(|entry| files_below(&entry.unwrap().path())).collect()
+        }
+        kind if kind.is_file() => vec![place.to_path_buf()],
         _ => Vec::new(),
+    }
+}
+
+/// Where on the disk a file's bytes are.
+fn blocks(file: &Path) -> Vec<Range<u64>> {
+    let listed = bounded(Command::new("filefrag").arg("-v").arg(file)).output().unwrap();
+    let block = |number: &str| number.trim().parse::<u64>().ok().map(|number| number * BLOCK_BYTES as u64);
+    // "0: 0.. 7: 5120.. 5127: 8: last,eof"
+    let extent = |line: &str| {
+        let (first, _) = line.split(':').nth(2)?.split_once("..")?;
+        let (first, length) = (block(first)?, block(line.split(':').nth(3)?)?);
+        Some(first..first + length)
     };
-    entries.flat_map(below).collect()
+    let extents: Vec<Range<u64>> = String::from_utf8_lossy(&listed.stdout).lines().filter_map(extent).collect();
+    assert!(!extents.is_empty(), "{}: {listed:?}", file.display());
+    extents
 }
 
 fn format(image: &Path) {
@@ -307,7 +351,7 @@ impl Filesystem for Shown {
     ) {
         let mut bytes = vec![0; size as usize];
         match self.disk.read_at(&mut bytes, at) {
-            Ok(read) if !self.failing.reads.load(Ordering::SeqCst) => reply.data(&bytes[..read]),
+            Ok(read) if !(self.failing.lock().reads)(at..at + read as u64) => reply.data(&bytes[..read]),
             _ => reply.error(Errno::EIO),
         }
     }
@@ -326,7 +370,7 @@ impl Filesystem for Shown {
     ) {
         // In the order in which they are answered.
         let mut record = self.record.lock();
-        if self.failing.writes.load(Ordering::SeqCst) {
+        if (self.failing.lock().writes)(bytes) {
             return reply.error(Errno::EIO);
         }
         match self.disk.write_all_at(bytes, at) {
