@@ -38,7 +38,7 @@ pub(super) struct Mount {
     /// The directory to show it at
     #[arg(value_name = "DIR")]
     at: PathBuf,
-    /// Return only when every layer is here and verified
+    /// Return only when all of every layer is here, each byte of it checked
     #[arg(long)]
     wait: bool,
     /// Serve from this process, until the mount is gone or Ctrl-C is pressed
@@ -110,7 +110,9 @@ impl Mount {
         // The server has less than root may have, and sees the open files only of those who have no more.
         let _could_only_be_less = process::give_up_capabilities();
         let mut shown = Shown::new();
+        let image = call.image.clone();
         setting.call(&Call::Mount(call), &mut shown).await?;
+        shown.say_what_is_missing(&image);
         Ok(ExitCode::SUCCESS)
     }
 }

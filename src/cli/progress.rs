@@ -15,23 +15,43 @@ const SHORT: usize = 12;
 pub(super) struct Shown {
     bars: Option<MultiProgress>,
     layers: HashMap<LayerDigest, (ProgressBar, State)>,
+    /// Content of these layers that is here, and all, by what was said last.
+    here: (u64, u64),
     check: Option<ProgressBar>,
 }
 
 impl Shown {
     pub(super) fn new() -> Self {
         let bars = std::io::stderr().is_terminal().then(MultiProgress::new);
-        Self { bars, layers: HashMap::new(), check: None }
+        Self { bars, layers: HashMap::new(), here: (0, 0), check: None }
     }
 
     pub(super) fn show(&mut self, event: &Event) {
         match event {
-            Event::Layers(layers) => layers.iter().for_each(|layer| self.show_layer(layer)),
+            Event::Layers(layers) => {
+                self.here = layers
+                    .iter()
+                    .fold((0, 0), |(here, all), layer| (here + layer.resident_bytes, all + layer.data_bytes));
+                layers.iter().for_each(|layer| self.show_layer(layer));
+            }
             Event::Checked { bytes_done, bytes } => self.show_check(*bytes_done, *bytes),
             Event::Resolved(image) if image.remembered => {
                 eprintln!("oncefs: the registry is away; this is {} as it was last resolved", image.reference);
             }
             Event::Resolved(_) | Event::Done { .. } | Event::Failed(_) => {}
+        }
+    }
+
+    /// Says so if the layers were to be here, and are not all.
+    pub(super) fn say_what_is_missing(&self, image: &str) {
+        let (here, all) = self.here;
+        if here < all {
+            eprintln!(
+                "oncefs: {} of {} of it are here: the cache cannot hold all of {image}; the rest is fetched when somebody \
+                 reads it ([cache] max_bytes, or the space of the disk)",
+                bytes(here),
+                bytes(all)
+            );
         }
     }
 

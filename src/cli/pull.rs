@@ -16,7 +16,8 @@ Examples:
   oncefs pull --platform linux/arm64 debian:12
 
 What several pulls and mounts want at the same time is fetched once. Interrupted, a pull leaves nothing that counts as a \
-layer; layers it had finished stay.";
+layer; layers it had finished stay. What was let go of before is fetched again; what the cache cannot hold \
+([cache] max_bytes) is said.";
 
 /// Fetch, verify and index every layer of an image without mounting it
 #[derive(Debug, Args)]
@@ -46,6 +47,7 @@ impl Pull {
                 other => return Err(super::connection::unexpected(&other)),
             }
         };
+        shown.say_what_is_missing(&pulled.reference);
         print_line(&format!("{}@{}", pulled.reference, pulled.manifest_digest));
         Ok(ExitCode::SUCCESS)
     }

@@ -11,7 +11,7 @@ use crate::image::{ImageError, ImageFailed, LayerError, PublishError};
 use crate::index::scan::ScanError;
 use crate::registry::RegistryError;
 use crate::snapshotter::{CompareError, SnapshotError};
-use crate::store::StoreError;
+use crate::store::{FillError, StoreError};
 
 pub fn of_config(error: &ConfigError) -> Failure {
     failure(FailureKind::Usage, error)
@@ -101,8 +101,12 @@ fn layer_kind(error: &LayerError) -> FailureKind {
     match error {
         LayerError::Blob(blob) => blob_kind(blob),
         LayerError::Scan(ScanError::Blob { source, .. }) => blob_kind(source),
-        LayerError::Scan(ScanError::Disk { .. }) | LayerError::Store(_) => FailureKind::Store,
-        LayerError::Scan(_) | LayerError::OtherContent { .. } => FailureKind::Corrupt,
+        LayerError::Fill(FillError::Blob { source, .. }) => blob_kind(source),
+        LayerError::Fill(FillError::Full { .. } | FillError::Io { .. })
+        | LayerError::Scan(ScanError::Disk { .. })
+        | LayerError::Store(_) => FailureKind::Store,
+        LayerError::Fill(FillError::NoOrigin { .. } | FillError::Stopping) => FailureKind::Other,
+        LayerError::Scan(_) | LayerError::Fill(_) | LayerError::OtherContent { .. } => FailureKind::Corrupt,
         LayerError::Stopping => FailureKind::Other,
     }
 }

@@ -164,7 +164,7 @@ impl Mounts {
         };
         let shown = self.to_the_end(showing).await?;
         if call.wait {
-            self.shared.node.with_news(&image, news, images.open_chain(image.chain(), shown.slot())).await?;
+            self.shared.node.with_news(&image, news, images.open_whole(&image, shown.slot())).await?;
         }
         // Before the answer: what was not answered the next server takes away.
         shown.keep();

@@ -75,11 +75,11 @@ impl Node {
         self.images.resolve(&reference, &platform, asker).await.map_err(failure::of_image)
     }
 
-    /// Makes all layers of an image usable, and keeps them.
+    /// Makes all layers of an image usable, with all that is in them here, and keeps them.
     pub async fn pull(&self, call: &PullCall, news: &News) -> Result<ImageReport, Failure> {
         let image = self.resolve(&call.image, call.platform.as_deref(), Asker::User).await?;
         let _nobody_listens = news.send(Event::Resolved(report::of_image(&self.images, &image)));
-        self.with_news(&image, news, self.images.layers(&image)).await?;
+        self.with_news(&image, news, self.images.pull(&image)).await?;
         Ok(report::of_image(&self.images, &image))
     }
 

@@ -12,6 +12,7 @@ use crate::flight::{Failed, Flight};
 use crate::image::{Asker, Image, ImageError, ImageFailed, LayerError, LayerState};
 use crate::index::scan::ScanError;
 use crate::registry::{Login, Platform, Reference, RegistryError, Remote, Repository};
+use crate::store::FillError;
 
 /// Pulls of this node. Clones share them.
 #[derive(Clone)]
@@ -49,7 +50,7 @@ impl NodePulls {
         let image = images.resolve(&Reference::Remote(remote), &Platform::host(), Asker::Containerd).await;
         let image = image.map_err(failed)?;
         let held = images.hold(&image);
-        let mut work = std::pin::pin!(images.layers(&image));
+        let mut work = std::pin::pin!(images.pull(&image));
         let mut tick = tokio::time::interval(PROGRESS_EVERY);
         tick.tick().await;
         loop {
@@ -108,12 +109,9 @@ impl Pulls for NodePulls {
 
 impl Progress {
     fn of<'a>(layers: impl Iterator<Item = (u64, &'a LayerState)>) -> Self {
-        layers.fold(Self::default(), |so_far, (size, state)| match state {
-            LayerState::Ready { .. } => {
-                Self { layers_ready: so_far.layers_ready + 1, fetched_bytes: so_far.fetched_bytes + size }
-            }
-            LayerState::Scanning { fetched, .. } => Self { fetched_bytes: so_far.fetched_bytes + fetched, ..so_far },
-            LayerState::Untouched | LayerState::Queued | LayerState::Failed(_) => so_far,
+        layers.fold(Self::default(), |so_far, (size, state)| Self {
+            layers_ready: so_far.layers_ready + usize::from(matches!(state, LayerState::Ready { .. })),
+            fetched_bytes: so_far.fetched_bytes + state.fetched(size),
         })
     }
 }
@@ -178,9 +176,13 @@ fn of_layer(error: &LayerError, has_login: bool) -> PullCause {
             | ScanError::DiffId { .. },
         )
         | LayerError::OtherContent { .. } => PullCause::Corrupt,
-        LayerError::Scan(ScanError::Stopped { .. }) | LayerError::Stopping => PullCause::Stopping,
+        LayerError::Fill(FillError::Blob { source, .. }) => of_blob(source, has_login),
+        LayerError::Fill(FillError::Mismatch { .. } | FillError::Decode { .. }) => PullCause::Corrupt,
+        LayerError::Scan(ScanError::Stopped { .. }) | LayerError::Fill(FillError::Stopping) | LayerError::Stopping => {
+            PullCause::Stopping
+        }
         // What oncefs refuses to unpack, and a disk that is full: containerd has ways and room of its own.
-        LayerError::Scan(_) | LayerError::Store(_) => PullCause::OursAlone,
+        LayerError::Scan(_) | LayerError::Fill(_) | LayerError::Store(_) => PullCause::OursAlone,
     }
 }
 
@@ -227,9 +229,10 @@ mod tests {
             (10, LayerState::Untouched),
             (20, LayerState::Scanning { fetched: 7, unpacked: 30 }),
             (40, LayerState::Ready { data_bytes: 9, resident_bytes: 9, index }),
+            (60, LayerState::Filling { data_bytes: 12, resident_bytes: 4, index }),
             (80, LayerState::Failed("cause".into())),
         ];
         let progress = Progress::of(states.iter().map(|(size, state)| (*size, state)));
-        assert_eq!(progress, Progress { layers_ready: 1, fetched_bytes: 47 });
+        assert_eq!(progress, Progress { layers_ready: 1, fetched_bytes: 67 });
     }
 }

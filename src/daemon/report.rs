@@ -2,6 +2,7 @@
 
 use crate::control::{ClaimedReport, ImageReport, LayerReport, State, WaitReport};
 use crate::image::{ClaimedImage, Image, Images, LayerState, LayerStatus};
+use crate::index::frames::Provenance;
 use crate::store::{Finding, Layer, Waiting};
 
 pub(super) fn of_image(images: &Images, image: &Image) -> ImageReport {
@@ -48,22 +49,20 @@ fn of_status(status: LayerStatus) -> LayerReport {
         waiting: waiting.map(of_waiting),
         error: None,
     };
+    let fetched = state.fetched(size);
     match state {
         LayerState::Untouched => {}
         LayerState::Queued => report.state = State::Queued,
-        LayerState::Scanning { fetched, .. } => {
-            report.state = State::Scanning;
-            report.fetched = fetched;
+        LayerState::Scanning { .. } => (report.state, report.fetched) = (State::Scanning, fetched),
+        LayerState::Filling { data_bytes, resident_bytes, index } => {
+            (report.state, report.fetched) = (State::Scanning, fetched);
+            (report.data_bytes, report.resident_bytes) = (data_bytes, resident_bytes);
+            report.index = Some(of_index(&index, found));
         }
         LayerState::Ready { data_bytes, resident_bytes, index } => {
             report.state = State::Ready;
             (report.data_bytes, report.resident_bytes) = (data_bytes, resident_bytes);
-            report.index = Some(match found {
-                None if index.source.verifies_layer() => index.to_string(),
-                None => format!("{index} (blob not verified as a whole)"),
-                Some(Finding::Blob) => format!("{index} (blob verified as a whole)"),
-                Some(Finding::Content) => format!("{index} (blob and content verified as a whole)"),
-            });
+            report.index = Some(of_index(&index, found));
         }
         LayerState::Failed(error) => {
             report.state = State::Failed;
@@ -71,6 +70,15 @@ fn of_status(status: LayerStatus) -> LayerReport {
         }
     }
     report
+}
+
+fn of_index(index: &Provenance, found: Option<Finding>) -> String {
+    match found {
+        None if index.source.verifies_layer() => index.to_string(),
+        None => format!("{index} (blob not verified as a whole)"),
+        Some(Finding::Blob) => format!("{index} (blob verified as a whole)"),
+        Some(Finding::Content) => format!("{index} (blob and content verified as a whole)"),
+    }
 }
 
 fn of_waiting(Waiting { count, longest, frames }: Waiting) -> WaitReport {

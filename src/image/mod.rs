@@ -10,6 +10,7 @@ mod cache;
 mod chains;
 mod convert;
 mod declines;
+mod filling;
 mod layer;
 mod metrics;
 mod progress;
@@ -33,7 +34,7 @@ use crate::flight::{Failed, Flight, Ticket};
 use crate::index::scan::{Limits, ScanError};
 use crate::index::sources::Binding;
 use crate::registry::{Registry, RegistryError};
-use crate::store::{Layer, Store, StoreError};
+use crate::store::{FillError, Layer, Store, StoreError};
 use crate::sync::atomic::AtomicU64;
 use crate::sync::{Arc, Mutex};
 use crate::view::{LayerSlot, Lower, View, ViewError, ViewSlot};
@@ -133,6 +134,9 @@ pub enum LayerError {
     Scan(#[from] ScanError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// It is here, and what it has let go of could not be had again.
+    #[error(transparent)]
+    Fill(FillError),
     #[error("oncefs is stopping")]
     Stopping,
     #[error("the image says its content is {says}, but the verified content is {is}: the image's config is wrong")]

@@ -5,10 +5,10 @@ use std::collections::HashMap;
 use crate::blob::Layered;
 use crate::digest::LayerDigest;
 use crate::errors::with_causes;
-use crate::image::LayerError;
+use crate::image::{Image, LayerError};
 use crate::index::frames::Provenance;
 use crate::index::scan::Progress;
-use crate::store::{Finding, Store, Waiting};
+use crate::store::{Finding, Layer, Store, Waiting};
 use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, Mutex};
 
@@ -39,6 +39,12 @@ pub enum LayerState {
         /// Bytes of the tar that came out of them.
         unpacked: u64,
     },
+    /// It can be used, and what is not here of it is being fetched for somebody who wants all of it.
+    Filling {
+        data_bytes: u64,
+        resident_bytes: u64,
+        index: Provenance,
+    },
     Ready {
         data_bytes: u64,
         resident_bytes: u64,
@@ -52,6 +58,14 @@ pub enum LayerState {
 #[derive(Default)]
 pub(super) struct Progresses {
     layers: HashMap<LayerDigest, LayerProgress>,
+    /// Layers of which all is being fetched, and for how many.
+    filling: Arc<Mutex<HashMap<LayerDigest, usize>>>,
+}
+
+/// Somebody has all of an image's layers fetched, until this is dropped.
+pub(super) struct Filling {
+    counts: Arc<Mutex<HashMap<LayerDigest, usize>>>,
+    layers: Vec<LayerDigest>,
 }
 
 /// How far one layer is. Clones share it.
@@ -72,6 +86,23 @@ enum Stage {
     Failed(String),
 }
 
+// === impl LayerState ===
+
+impl LayerState {
+    /// Bytes of the layer's blob, which has `size`, that need not come any more.
+    pub fn fetched(&self, size: u64) -> u64 {
+        match self {
+            Self::Untouched | Self::Queued | Self::Failed(_) => 0,
+            Self::Scanning { fetched, .. } => *fetched,
+            Self::Filling { data_bytes, resident_bytes, .. } => {
+                let bytes = u128::from(size) * u128::from(*resident_bytes) / u128::from(*data_bytes).max(1);
+                u64::try_from(bytes).map_or(size, |bytes| bytes.min(size))
+            }
+            Self::Ready { .. } => size,
+        }
+    }
+}
+
 // === impl Progresses ===
 
 impl Progresses {
@@ -81,6 +112,28 @@ impl Progresses {
         let progress = LayerProgress { shared: Arc::new(shared) };
         self.layers.insert(layer.digest, progress.clone());
         Running(progress)
+    }
+
+    /// What is not here of the image's layers is fetched from now on.
+    pub(super) fn fill(&self, image: &Image) -> Filling {
+        let layers: Vec<LayerDigest> = image.layers.iter().map(|layer| layer.digest).collect();
+        let mut counts = self.filling.lock();
+        layers.iter().for_each(|layer| *counts.entry(*layer).or_default() += 1);
+        Filling { counts: self.filling.clone(), layers }
+    }
+
+    /// Of a layer that can be used.
+    fn state_of(&self, here: &Layer) -> LayerState {
+        let (data_bytes, resident_bytes) = (here.data_bytes(), here.resident_bytes());
+        let index = here.frames().heading().provenance();
+        let is_done = (here.is_complete() && here.is_verified()) || !self.filling.lock().contains_key(&here.digest());
+        if is_done {
+            return LayerState::Ready { data_bytes, resident_bytes, index };
+        }
+        match self.layers.get(&here.digest()).map(LayerProgress::state) {
+            Some(scanned @ (LayerState::Queued | LayerState::Scanning { .. })) => scanned,
+            _ => LayerState::Filling { data_bytes, resident_bytes, index },
+        }
     }
 
     pub(super) fn scanning(&self) -> u64 {
@@ -100,11 +153,7 @@ impl Progresses {
         let state = match store.layer(&layer.digest) {
             Ok(Some(here)) => {
                 (found, waiting) = (here.finding(), here.waits().now());
-                LayerState::Ready {
-                    data_bytes: here.data_bytes(),
-                    resident_bytes: here.resident_bytes(),
-                    index: here.frames().heading().provenance(),
-                }
+                self.state_of(&here)
             }
             Ok(None) => self.layers.get(&layer.digest).map_or(LayerState::Untouched, LayerProgress::state),
             Err(error) => LayerState::Failed(error.to_string()),
@@ -113,6 +162,20 @@ impl Progresses {
         let quarantined = quarantined.map(|bad| format!("quarantined, its index was wrong: {}", bad.cause).into());
         let declined = quarantined.or(declined);
         LayerStatus { digest: layer.digest, size: layer.size, state, declined, found, waiting }
+    }
+}
+
+// === impl Filling ===
+
+impl Drop for Filling {
+    fn drop(&mut self) {
+        let mut counts = self.counts.lock();
+        for layer in &self.layers {
+            if let Some(count) = counts.get_mut(layer) {
+                *count -= 1;
+            }
+        }
+        counts.retain(|_, count| *count > 0);
     }
 }
 

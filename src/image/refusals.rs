@@ -80,7 +80,7 @@ fn lasts(error: &LayerError) -> Option<Option<Duration>> {
         },
         LayerError::OtherContent { .. } => Some(None),
         LayerError::Store(_) => Some(Some(DISK_LASTS)),
-        LayerError::Blob(_) | LayerError::Stopping => None,
+        LayerError::Blob(_) | LayerError::Fill(_) | LayerError::Stopping => None,
     }
 }
 

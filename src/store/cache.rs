@@ -307,9 +307,16 @@ impl Cache {
                 frames.push(frame);
             }
         }
-        let mut evicted = Evicted::default();
+        let (mut evicted, mut failed) = (Evicted::default(), Ok(()));
         for (layer, frames) in layers.iter().zip(going).filter(|(_, frames)| !frames.is_empty()) {
-            let gone = layer.drop_some(frames)?;
+            // One layer that keeps its frames is no reason for all others to keep theirs.
+            let gone = match layer.drop_some(frames) {
+                Ok(gone) => gone,
+                Err(error) => {
+                    failed = failed.and(Err(error));
+                    continue;
+                }
+            };
             self.used.fetch_sub(gone.bytes, Ordering::SeqCst);
             self.evicted_frames.fetch_add(gone.frames, Ordering::Relaxed);
             self.evicted_bytes.fetch_add(gone.bytes, Ordering::Relaxed);
@@ -317,7 +324,7 @@ impl Cache {
             evicted.bytes += gone.bytes;
         }
         tracing::info!(frames = evicted.frames, bytes = evicted.bytes, "frames evicted");
-        Ok(evicted)
+        failed.map(|()| evicted)
     }
 
     /// Says, once in a while, that a frame was not kept, and counts it.

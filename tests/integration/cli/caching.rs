@@ -47,6 +47,60 @@ fn a_pinned_image_survives_pruning_and_restarts_and_an_unpinned_one_is_fetched_a
 }
 
 #[test]
+fn what_was_let_go_is_here_again_after_a_pull_and_a_mount_that_waits() {
+    let (node, image) = (Node::new(), Image::usual(92));
+    let registry = Registry::with(&image);
+    let name = registry.image();
+    node.oncefs(&["pull", &name]).well();
+    let all = cache(&node)["used_bytes"].as_u64().unwrap();
+    let let_go = || {
+        node.oncefs(&["prune", "--all"]).well();
+        assert_eq!(cache(&node)["used_bytes"].as_u64(), Some(0));
+    };
+    let_go();
+    let ran = node.oncefs(&["pull", &name]).well();
+    assert!(ran.err.contains("fetching and verifying") && ran.err.contains("ready"), "{}", ran.err);
+    assert_eq!(cache(&node)["used_bytes"].as_u64(), Some(all));
+    let_go();
+    node.oncefs(&["pull", "--in-process", &name]).well();
+    assert_eq!(cache(&node)["used_bytes"].as_u64(), Some(all));
+    let_go();
+    let at = node.place("mnt");
+    node.oncefs(&["mount", "--wait", &name, at.to_str().unwrap()]).well();
+    assert_eq!(cache(&node)["used_bytes"].as_u64(), Some(all));
+    let requests = registry.layer_requests(&image);
+    assert_usual(&at, 92);
+    assert_eq!(registry.layer_requests(&image), requests, "all of it was here");
+    node.umount(&at).well();
+    node.assert_at_rest();
+}
+
+#[test]
+fn a_pull_that_the_cache_cannot_hold_says_so_and_does_not_go_round() {
+    let (node, image) = (Node::new(), Image::usual(93));
+    let registry = Registry::with(&image);
+    let name = registry.image();
+    let blobs: usize = image.layers.iter().map(|layer| layer.blob.len()).sum();
+    let fetched = || image.layers.iter().map(|layer| registry.count(layer.digest()).bytes).sum::<usize>();
+    for max_bytes in [1, 2_000_000] {
+        node.configure(&format!("[cache]\nmax_bytes = {max_bytes}\n"));
+        for _ in 0..2 {
+            let before = fetched();
+            let ran = node.oncefs(&["pull", &name]).well();
+            assert!(ran.err.contains("of it are here") && ran.err.contains("[cache] max_bytes"), "{}", ran.err);
+            assert!(cache(&node)["used_bytes"].as_u64().unwrap() <= max_bytes);
+            assert!(fetched() - before <= 2 * blobs, "{} bytes for an image of {blobs}", fetched() - before);
+        }
+    }
+    let at = node.place("mnt");
+    let ran = node.oncefs(&["mount", "--wait", &name, at.to_str().unwrap()]).well();
+    assert!(ran.err.contains("of it are here"), "{}", ran.err);
+    assert_usual(&at, 93);
+    node.umount(&at).well();
+    node.assert_at_rest();
+}
+
+#[test]
 fn a_bound_in_the_configuration_holds_and_is_shown() {
     let (node, image) = (Node::new(), Image::usual(91));
     let registry = Registry::with(&image);

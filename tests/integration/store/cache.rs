@@ -1,12 +1,15 @@
 //! The bounded cache: what goes, what stays, and what is served without being kept.
 
 use std::collections::{BTreeSet, HashSet};
+use std::fs::File;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use oncefs::digest::LayerDigest;
 use oncefs::index::frames::FrameId;
 use oncefs::store::{CacheConfig, Layer, Store, Uses};
+use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
 use tempfile::TempDir;
 
 use super::shelf::{Packing, Sample, Shelf, believing};
@@ -111,6 +114,42 @@ async fn the_bound_holds_while_layers_come_and_frames_are_filled() {
             sample.read(layer, layer.frames().data_range(FrameId(frame)).unwrap()).unwrap();
         }
     }
+}
+
+/// A file that the kernel lets nobody change. Needs root.
+struct Immutable(File);
+
+impl Immutable {
+    fn make(path: &Path) -> Self {
+        let file = File::open(path).unwrap();
+        let flags = ioctl_getflags(&file).unwrap();
+        ioctl_setflags(&file, flags | IFlags::IMMUTABLE).unwrap();
+        Self(file)
+    }
+}
+
+impl Drop for Immutable {
+    fn drop(&mut self) {
+        let flags = ioctl_getflags(&self.0).unwrap();
+        ioctl_setflags(&self.0, flags - IFlags::IMMUTABLE).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_layer_that_cannot_let_go_of_its_frames_keeps_no_other_from_it() {
+    let mut samples = [1, 3, 5].map(|seed| Sample::new(seed, LEN, Packing::Plain));
+    samples.sort_by_key(Sample::digest);
+    let [stuck, one, other] = &samples;
+    let dir = TempDir::new().unwrap();
+    let store = open(&dir, &[stuck, one, other]);
+    stuck.put(&store).await;
+    let layers = [one.put(&store).await, other.put(&store).await];
+    let data = format!("store/layers/sha256/{}/data", stuck.digest().0.hex());
+    let _until_the_end = Immutable::make(&dir.path().join(data));
+    let failed = store.evict_to(0).unwrap_err();
+    assert!(failed.to_string().contains(&stuck.digest().0.hex()), "{failed}");
+    assert!(layers.iter().all(|layer| kept(layer) == 0));
+    assert!(store.cache_usage().evicted.frames >= layers.iter().map(|layer| u64::from(layer.frames().len())).sum());
 }
 
 #[tokio::test]
