@@ -8,7 +8,7 @@ use super::mounts::Mounts;
 use crate::digest::ChainId;
 use crate::image::{ChainError, ChainSource, ChainWanted, Images, Search};
 use crate::registry::Reference;
-use crate::snapshotter::{Chains, Config, LayerSource, ScanAt, UnknownChain, Usage, Wanted};
+use crate::snapshotter::{Chains, Config, LayerSource, NotShown, ScanAt, UnknownChain, Usage, Wanted};
 
 /// Served from this node's store, under root's one mount. Clones share everything.
 #[derive(Clone)]
@@ -78,13 +78,13 @@ impl Chains for ServedChains {
         self.images.settled();
     }
 
-    fn show(&self, chain: &ChainId) -> Result<PathBuf, UnknownChain> {
+    fn show(&self, chain: &ChainId) -> Result<PathBuf, NotShown> {
         if !self.images.is_claimed(chain) {
-            return Err(UnknownChain(*chain));
+            return Err(UnknownChain(*chain).into());
         }
-        self.mounts.show_chain(chain).map_err(|error| {
-            tracing::error!(%chain, %error, "cannot show a chain");
-            UnknownChain(*chain)
+        self.mounts.show_chain(chain).map_err(|failed| {
+            tracing::error!(%chain, error = %failed, "cannot show a chain");
+            NotShown::Now(failed.message)
         })
     }
 

@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -21,6 +22,7 @@ use crate::digest::{ChainId, Digest};
 use crate::fuse::{self, Shelf};
 use crate::image::{Asker, Held, Image, Images};
 use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sys::mount as kernel;
 use crate::view::{LayerSlot, ViewSlot};
 
@@ -35,6 +37,9 @@ mod takeover;
 use connection::{Connection, Starting};
 use leaving::Leaving;
 use remembered::{Memory, Remembered};
+
+/// How often it is tried to write down what could not be written.
+const NOTE_AGAIN: Duration = Duration::from_secs(1);
 
 /// What stands in the kernel's table where systemd or automount(8) mounts on demand.
 const AUTOMOUNT: &str = "autofs";
@@ -53,6 +58,8 @@ struct Shared {
     config: Config,
     keeping: Keeping,
     memory: Memory,
+    /// What is so could not be written, and is tried again.
+    is_unwritten: AtomicBool,
     shelf: Shelf,
     state: Mutex<State>,
     /// Held while the kernel's table is changed: by system calls only, never over the network.
@@ -121,6 +128,7 @@ impl Mounts {
     pub(super) fn kept(node: Node, config: Config, keeping: Keeping) -> Self {
         let shared = Shared {
             memory: Memory::at(&config.run),
+            is_unwritten: AtomicBool::new(false),
             keeping,
             node,
             config,
@@ -167,7 +175,7 @@ impl Mounts {
             self.shared.node.with_news(&image, news, images.open_whole(&image, shown.slot())).await?;
         }
         // Before the answer: what was not answered the next server takes away.
-        shown.keep();
+        shown.keep()?;
         tracing::info!(image = image.reference, manifest = %image.manifest_digest, at = %at.display(), "mounted");
         Ok(at)
     }
@@ -237,11 +245,32 @@ impl Mounts {
 
     /// Writes down what is so now, for the next server. While this one takes over, what the server before wrote stays: less of it
     /// would be lost mounts, should this one die now.
-    fn note(&self, state: &State) {
+    fn noted(&self, state: &State) -> Result<(), Failure> {
         if state.is_taking_over {
+            return Ok(());
+        }
+        let written = self.shared.memory.write(Remembered::of(state, |slot| self.shared.shelf.has(slot)));
+        written.map_err(|error| self.shared.memory.unwritten(&error))
+    }
+
+    /// The same of what is so already, and nobody is to be refused for. It is tried again until it is written.
+    fn note(&self, state: &State) {
+        let Err(failed) = self.noted(state) else { return };
+        if self.shared.is_unwritten.swap(true, Ordering::AcqRel) {
             return;
         }
-        self.shared.memory.write(Remembered::of(state, |slot| self.shared.shelf.has(slot)));
+        tracing::error!(error = %failed, "what is mounted is not written down");
+        let mounts = self.clone();
+        crate::sync::spawn(async move {
+            loop {
+                tokio::time::sleep(NOTE_AGAIN).await;
+                let state = mounts.shared.state.lock();
+                if state.is_closed || mounts.noted(&state).is_ok() {
+                    mounts.shared.is_unwritten.store(false, Ordering::Release);
+                    return;
+                }
+            }
+        });
     }
 
     fn place(&self, call: &MountCall) -> Result<PathBuf, Failure> {

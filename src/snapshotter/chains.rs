@@ -39,6 +39,16 @@ pub struct Usage {
 #[error("chain {0} is not known here: its image was removed, or the database was lost")]
 pub struct UnknownChain(pub ChainId);
 
+/// Why a chain's directory cannot be had.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotShown {
+    #[error("{0}; remove it and pull the image again")]
+    Unknown(#[from] UnknownChain),
+    /// With the cause. It may be shown later.
+    #[error("its files cannot be shown now: {0}")]
+    Now(String),
+}
+
 /// Chains that can be served without being unpacked. Each remote snapshot holds one claim on its chain; what no claim
 /// needs may be deleted.
 pub trait Chains: Send + Sync + 'static {
@@ -60,7 +70,7 @@ pub trait Chains: Send + Sync + 'static {
     fn settled(&self);
 
     /// The directory where the chain's merged tree is shown as long as it is claimed. From memory.
-    fn show(&self, chain: &ChainId) -> Result<PathBuf, UnknownChain>;
+    fn show(&self, chain: &ChainId) -> Result<PathBuf, NotShown>;
 
     /// Of the chain's last layer. From memory; an estimate until the layer is here.
     fn usage(&self, chain: &ChainId) -> Usage;

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::chains::UnknownChain;
+use super::chains::NotShown;
 use crate::store::StoreError;
 
 #[derive(Debug, thiserror::Error)]
@@ -28,8 +28,8 @@ pub enum SnapshotError {
     Committed(String),
     #[error("{0}")]
     Invalid(String),
-    #[error("snapshot {name:?}: {source}; remove it and pull the image again")]
-    Unknown { name: String, source: UnknownChain },
+    #[error("snapshot {name:?}: {source}")]
+    NotShown { name: String, source: NotShown },
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("cannot {what} {}", path.display())]

@@ -19,7 +19,7 @@ mod snapshots;
 mod status;
 
 pub use book::{Content, Kind, Labels, Snapshot};
-pub use chains::{Chains, LayerSource, UnknownChain, Usage, Wanted};
+pub use chains::{Chains, LayerSource, NotShown, UnknownChain, Usage, Wanted};
 pub use config::{Config, ScanAt};
 pub use error::SnapshotError;
 pub use filter::Filters;

@@ -354,8 +354,8 @@ impl Snapshots {
         match snapshot.content {
             Content::Directory => Ok(self.shared.directories.upper(snapshot.id).fs),
             Content::Remote(chain) => {
-                let unknown = |source| SnapshotError::Unknown { name: snapshot.name.to_string(), source };
-                self.shared.chains.show(&chain).map_err(unknown)
+                let not_shown = |source| SnapshotError::NotShown { name: snapshot.name.to_string(), source };
+                self.shared.chains.show(&chain).map_err(not_shown)
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use tonic::{Code, Status};
 
+use super::chains::NotShown;
 use super::error::SnapshotError;
 use crate::errors::with_causes;
 
@@ -19,9 +20,9 @@ fn code(error: &SnapshotError) -> Code {
         | SnapshotError::NotActive(_)
         | SnapshotError::Committed(_)
         | SnapshotError::RebaseOnUncommitted(_)
-        | SnapshotError::Unknown { .. } => Code::FailedPrecondition,
+        | SnapshotError::NotShown { source: NotShown::Unknown(_), .. } => Code::FailedPrecondition,
         SnapshotError::ParentNotCommitted(_) | SnapshotError::Invalid(_) => Code::InvalidArgument,
         SnapshotError::Store(_) | SnapshotError::Io { .. } | SnapshotError::Record { .. } => Code::Internal,
-        SnapshotError::Stopping => Code::Unavailable,
+        SnapshotError::Stopping | SnapshotError::NotShown { source: NotShown::Now(_), .. } => Code::Unavailable,
     }
 }

@@ -83,7 +83,7 @@ impl Mounts {
         self.shared.state.lock().held.entry(slot).or_default().insert(image.manifest_digest, held);
         let lazily = Lazily::new(self, chain, image.reference.clone(), slot);
         self.shared.shelf.add(slot, &view_name(&chain), Arc::new(lazily));
-        self.note_starting(PlaceRecord {
+        let noted = self.note_starting(PlaceRecord {
             at: at.to_owned(),
             connection: None,
             device: None,
@@ -92,10 +92,11 @@ impl Mounts {
             slot: slot.0,
             is_answered: false,
         });
-        let shown = match owner {
-            Owner::Image if rustix::process::geteuid().is_root() => self.bind(&chain, call).await.map(|()| None),
-            Owner::Image => self.mount_one(slot, at, None, restrictions).await.map(Some),
-            Owner::Of(uid, gid) => self.mount_one(slot, at, Some((uid, gid)), restrictions).await.map(Some),
+        let shown = match (noted, owner) {
+            (Err(failed), _) => Err(failed),
+            (_, Owner::Image) if rustix::process::geteuid().is_root() => self.bind(&chain, call).await.map(|()| None),
+            (_, Owner::Image) => self.mount_one(slot, at, None, restrictions).await.map(Some),
+            (_, Owner::Of(uid, gid)) => self.mount_one(slot, at, Some((uid, gid)), restrictions).await.map(Some),
         };
         match shown {
             Ok(own) => {
@@ -340,13 +341,18 @@ impl Shown {
         self.slot
     }
 
-    pub(super) fn keep(mut self) {
-        let Some(at) = self.at.take() else { return };
-        let mut state = self.mounts.shared.state.lock();
-        if let Some(mounted) = state.mounted.get_mut(&at) {
-            mounted.is_answered = true;
+    /// Fails, and takes it away, if it cannot be noted.
+    pub(super) fn keep(mut self) -> Result<(), Failure> {
+        let Some(at) = &self.at else { return Ok(()) };
+        {
+            let mut state = self.mounts.shared.state.lock();
+            if let Some(mounted) = state.mounted.get_mut(at) {
+                mounted.is_answered = true;
+            }
+            self.mounts.noted(&state)?;
         }
-        self.mounts.note(&state);
+        self.at = None;
+        Ok(())
     }
 }
 

@@ -11,6 +11,7 @@ use super::change::view_name;
 use super::lazily::Lazily;
 use super::{Everything, Mounts, State};
 use crate::control::Failure;
+use crate::daemon::failure;
 use crate::daemon::node::blocking;
 use crate::digest::ChainId;
 use crate::store::StoreError;
@@ -69,15 +70,20 @@ impl Mounts {
     }
 
     /// Where the chain's merged tree is from now on. Nothing is fetched before somebody looks.
-    pub(in crate::daemon) fn show_chain(&self, chain: &ChainId) -> Result<PathBuf, StoreError> {
+    pub(in crate::daemon) fn show_chain(&self, chain: &ChainId) -> Result<PathBuf, Failure> {
         let mut state = self.shared.state.lock();
-        let slot = self.slot_now(&mut state, chain)?;
+        let slot = self.slot_now(&mut state, chain).map_err(|error| failure::of_store(&error))?;
         if state.claimed.insert(*chain) || !self.shared.shelf.has(slot) {
             let name = self.images().name_of(chain).unwrap_or_else(|| chain.to_string());
             let lazily = Lazily::new(self, *chain, name, slot);
             // Under the lock: nobody puts it away again because it did not seem to be used.
             self.shared.shelf.add(slot, &view_name(chain), Arc::new(lazily));
-            self.note(&state);
+            if let Err(failed) = self.noted(&state) {
+                // As if nobody had asked: what the kernel does not know yet is not missed by the next server.
+                state.claimed.remove(chain);
+                self.put_away(&mut state);
+                return Err(failed);
+            }
         }
         Ok(self.fs().join(view_name(chain)))
     }

@@ -57,7 +57,10 @@ impl Mounts {
                 is_leaving: false,
                 in_use: Vec::new(),
             });
-            self.note(&state);
+            if let Err(failed) = self.noted(&state) {
+                state.starting.connection = None;
+                return Err(failed);
+            }
             number
         };
         let (shelf, config, keeping) =
@@ -79,10 +82,10 @@ impl Mounts {
     }
 
     /// Notes what is about to be mounted.
-    pub(super) fn note_starting(&self, place: PlaceRecord) {
+    pub(super) fn note_starting(&self, place: PlaceRecord) -> Result<(), Failure> {
         let mut state = self.shared.state.lock();
         state.starting.place = Some(place);
-        self.note(&state);
+        self.noted(&state)
     }
 
     /// What was about to be made is made, or is not.

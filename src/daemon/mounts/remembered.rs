@@ -3,6 +3,9 @@
 //!
 //! It is written before the kernel can see what it tells of, and anew with each change: a file of some kilobytes that takes the
 //! place of the one before. Nothing is flushed, since only a process has to die without losing it.
+//!
+//! It begins with its own checksum. A digit that turned would be another slot, and a mount would show another image's files. So a damaged one is
+//! refused while connections are kept, as one of a newer version is: they stay kept, who reads waits, and a whole one put back is gone on with.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -82,6 +85,12 @@ pub(super) struct Memory {
 const VERSION: u32 = 1;
 
 const NAME: &str = "remembered.json";
+
+/// What stands before the checksum, in hex, and behind it.
+const SEAL: &[u8] = b"{\"sha256\":\"";
+const SEALED: &[u8] = b"\",";
+const SUM_CHARS: usize = 64;
+
 const BYTES_MAX: u64 = 64 << 20;
 
 // === impl Memory ===
@@ -92,8 +101,9 @@ impl Memory {
         Self { path: run.join(NAME), boot, written: Mutex::default() }
     }
 
-    /// What the server before wrote since the machine was booted. Blocking.
-    pub(super) fn read(&self) -> Result<Remembered, Failure> {
+    /// What the server before wrote since the machine was booted. A damaged one is put aside, unless there is something `kept` that
+    /// only it could tell of. Blocking.
+    pub(super) fn read(&self, is_kept: bool) -> Result<Remembered, Failure> {
         let text = match fs::metadata(&self.path).and_then(|metadata| match metadata.len() {
             0..=BYTES_MAX => fs::read(&self.path),
             _ => Err(io::ErrorKind::FileTooLarge.into()),
@@ -109,32 +119,42 @@ impl Memory {
             let why = format!("a newer oncefs wrote it (version {version}, this one knows {VERSION}); start that one");
             return Err(self.failed(&why));
         }
-        match serde_json::from_slice::<Remembered>(&text) {
+        match unsealed(&text) {
             Ok(remembered) if remembered.boot == self.boot => Ok(remembered),
             Ok(_of_another_boot) => Ok(Remembered::default()),
-            Err(error) => {
-                tracing::error!(path = %self.path.display(), %error, "what the server before had mounted is not known");
+            Err(damage) if is_kept => Err(self.failed(&format!(
+                "it is damaged ({damage}), and nothing else says what the kept connections show; put a whole one back, or move it away to give those \
+                 mounts up"
+            ))),
+            Err(damage) => {
+                let aside = self.path.with_extension("damaged");
+                tracing::error!(path = %self.path.display(), damage, aside = %aside.display(), "what the server before had mounted is not known");
+                fs::rename(&self.path, &aside).map_err(|error| self.failed(&error))?;
                 Ok(Remembered::default())
             }
         }
     }
 
     /// Called with the state held, so that what is written last is what is so. Blocking, for a moment.
-    pub(super) fn write(&self, mut remembered: Remembered) {
+    pub(super) fn write(&self, mut remembered: Remembered) -> io::Result<()> {
         (remembered.version, remembered.boot) = (VERSION, self.boot.clone());
         let mut written = self.written.lock();
-        let saved = serde_json::to_vec(&remembered).map_err(io::Error::other).and_then(|text| {
-            if *written != text {
-                let new = self.path.with_extension("new");
-                fs::write(&new, &text)?;
-                fs::rename(&new, &self.path)?;
-                *written = text;
-            }
-            Ok(())
-        });
-        if let Err(error) = saved {
-            tracing::error!(path = %self.path.display(), %error, "should this server die, the next cannot go on with all of its mounts");
+        let text = serde_json::to_vec(&remembered)?;
+        if *written != text {
+            let new = self.path.with_extension("new");
+            fs::write(&new, sealed(&text))?;
+            fs::rename(&new, &self.path)?;
+            *written = text;
         }
+        Ok(())
+    }
+
+    /// What a caller is told whose mount would be lost with this server.
+    pub(super) fn unwritten(&self, error: &io::Error) -> Failure {
+        let path = self.path.display();
+        let message =
+            format!("cannot note it in {path}, and it would be lost should this server die: {error}; make room there");
+        Failure::new(FailureKind::Store, message)
     }
 
     pub(super) fn forget(&self) {
@@ -144,6 +164,24 @@ impl Memory {
     fn failed(&self, why: &dyn std::fmt::Display) -> Failure {
         Failure::new(FailureKind::Store, format!("cannot take over the mounts in {}: {why}", self.path.display()))
     }
+}
+
+/// The object with its checksum as the first field: over all that stands behind that.
+fn sealed(text: &[u8]) -> Vec<u8> {
+    let rest = text.get(1..).unwrap_or_default();
+    [SEAL, Digest::of(rest).hex().as_bytes(), SEALED, rest].concat()
+}
+
+/// Reads it; one without a checksum, too, as earlier versions wrote it.
+fn unsealed(text: &[u8]) -> Result<Remembered, String> {
+    if let Some(sealed) = text.strip_prefix(SEAL) {
+        let (sum, rest) = sealed.split_at_checked(SUM_CHARS).unwrap_or_default();
+        let rest = rest.strip_prefix(SEALED).unwrap_or_default();
+        if sum != Digest::of(rest).hex().as_bytes() {
+            return Err("its checksum does not fit".to_owned());
+        }
+    }
+    serde_json::from_slice(text).map_err(|error| error.to_string())
 }
 
 // === impl Remembered ===
@@ -196,5 +234,44 @@ impl State {
             is_claimed: self.claimed.contains(chain),
         };
         self.slots.iter().map(view).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn memory() -> (tempfile::TempDir, Memory) {
+        let dir = tempfile::tempdir().unwrap();
+        let memory = Memory::at(dir.path());
+        memory.write(Remembered { next: 7, ..Remembered::default() }).unwrap();
+        (dir, memory)
+    }
+
+    #[test]
+    fn what_was_written_is_read_also_without_a_checksum() {
+        let (_dir, memory) = memory();
+        assert_eq!(memory.read(true).unwrap().next, 7);
+        let text = fs::read(&memory.path).unwrap();
+        let old = [b"{", &text[SEAL.len() + 64 + SEALED.len()..]].concat();
+        fs::write(&memory.path, old).unwrap();
+        assert_eq!(memory.read(true).unwrap().next, 7);
+    }
+
+    #[test]
+    fn any_bit_that_turned_is_found_and_refused_or_put_aside() {
+        let (_dir, memory) = memory();
+        let text = fs::read(&memory.path).unwrap();
+        for at in SEAL.len()..text.len() {
+            let mut damaged = text.clone();
+            damaged[at] ^= 1;
+            fs::write(&memory.path, damaged).unwrap();
+            let refused = memory.read(true).unwrap_err().message;
+            assert!(refused.contains("damaged") || refused.contains("newer"), "{at}: {refused}");
+        }
+        fs::write(&memory.path, &text[..text.len() / 2]).unwrap();
+        assert!(memory.read(true).is_err());
+        assert_eq!(memory.read(false).unwrap().next, 0);
+        assert!(memory.path.with_extension("damaged").exists() && !memory.path.exists());
     }
 }

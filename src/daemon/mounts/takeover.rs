@@ -56,7 +56,7 @@ impl Mounts {
     /// Whether there was anything.
     fn take_over_now(&self, descriptors: BTreeMap<u64, OwnedFd>, runtime: &Handle) -> Result<bool, Failure> {
         let _inside = runtime.enter();
-        let remembered = self.shared.memory.read()?;
+        let remembered = self.shared.memory.read(!descriptors.is_empty())?;
         let known = remembered.by_number();
         let (alive, dead): (BTreeMap<_, _>, BTreeMap<_, _>) = descriptors
             .into_iter()

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::{BoxFuture, FutureExt as _};
 use oncefs::digest::{ChainId, Digest};
-use oncefs::snapshotter::{Chains, UnknownChain, Usage, Wanted};
+use oncefs::snapshotter::{Chains, NotShown, UnknownChain, Usage, Wanted};
 use oncefs::sync::Mutex;
 use tokio::sync::{Notify, Semaphore};
 
@@ -147,9 +147,9 @@ impl Chains for Known {
         self.shared.settled.fetch_add(1, Ordering::SeqCst);
     }
 
-    fn show(&self, chain: &ChainId) -> Result<PathBuf, UnknownChain> {
+    fn show(&self, chain: &ChainId) -> Result<PathBuf, NotShown> {
         let claimed = self.shared.claims.lock().contains_key(chain);
-        if claimed { Ok(self.directory(chain)) } else { Err(UnknownChain(*chain)) }
+        if claimed { Ok(self.directory(chain)) } else { Err(UnknownChain(*chain).into()) }
     }
 
     fn usage(&self, _chain: &ChainId) -> Usage {

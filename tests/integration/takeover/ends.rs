@@ -64,13 +64,23 @@ fn a_service_that_is_terminated_makes_place_for_the_next_and_one_that_is_interru
 }
 
 #[test]
-fn what_a_newer_server_wrote_down_is_not_taken_over() {
+fn what_a_newer_server_wrote_down_or_is_damaged_is_not_taken_over_and_not_lost() {
+    let newer = ("\"version\":1,", "\"version\":2,", "a newer oncefs wrote it (version 2");
+    // Digits of slots: all of it is still what could have been written.
+    let damaged = ("\"slot\":", "\"slot\":1", "it is damaged");
+    let cut = ("\"views\":", "", "it is damaged");
+    for (part, other, said) in [newer, damaged, cut] {
+        is_not_taken_over(part, other, said);
+    }
+}
+
+fn is_not_taken_over(part: &str, other: &str, said: &str) {
     let (mut kept, at) = Kept::mounted(124);
     let memory = kept.service.run_dir().join("remembered.json");
     let text = std::fs::read_to_string(&memory).unwrap();
-    let newer = text.replace("\"version\":1,", "\"version\":2,");
-    assert_ne!(text, newer);
-    std::fs::write(&memory, newer).unwrap();
+    let other = text.replace(part, other);
+    assert_ne!(text, other);
+    std::fs::write(&memory, other).unwrap();
     kept.signal(Signal::KILL);
     // The keeper tries again and again; the older one back, all is as it was. The first was there before.
     for _ in 0..3 {
@@ -80,7 +90,7 @@ fn what_a_newer_server_wrote_down_is_not_taken_over() {
     std::fs::write(&memory, text).unwrap();
     assert_usual(&at, 124);
     kept.service.signal(Signal::TERM);
-    let said = kept.service.end().well().err;
-    assert!(said.contains("a newer oncefs wrote it (version 2"), "{said}");
+    let log = kept.service.end().well().err;
+    assert!(log.contains(said), "{log}");
     assert!(mounts_below(kept.service.path("").as_path()).is_empty());
 }

@@ -9,7 +9,7 @@ use rustix::process::{Signal, kill_process};
 use super::stage::{Kept, keeper_and_server, kill, processes};
 use crate::cli::image::Image;
 use crate::cli::mounting::assert_usual;
-use crate::cli::node::{Node, ONCEFS, copy_program, run, until};
+use crate::cli::node::{Node, ONCEFS, copy_program, mounts_below, run, until};
 
 /// Each has a descriptor of its own, which the keeper has twice for a moment when it starts a server.
 #[test]
@@ -40,6 +40,27 @@ fn a_program_that_is_away_for_a_moment_is_tried_again_and_nothing_is_lost() {
     assert!(keeper_and_server(&kept.service.path("")).0.is_some());
     std::fs::rename(&away, &program).unwrap();
     assert_usual(&at, 132);
+}
+
+/// What is mounted without it would be lost with the server.
+#[test]
+fn what_cannot_be_noted_is_not_mounted() {
+    let kept = Kept::started_on_tmpfs();
+    let image = kept.layout(&Image::usual(134));
+    let (at, ballast) = (kept.service.path("mnt"), kept.service.run_dir().join("ballast"));
+    std::io::copy(&mut std::io::repeat(7), &mut std::fs::File::create(&ballast).unwrap()).unwrap_err();
+    std::fs::create_dir(&at).unwrap();
+    for owner in ["image", "1000:1000"] {
+        let ran = kept.service.oncefs(&["mount", "--owner", owner, &image, at.to_str().unwrap()]).end();
+        ran.fails(7, &["remembered.json", "No space left"]);
+        assert!(mounts_below(&at).is_empty());
+    }
+    assert_eq!(kept.service.oncefs(&["status", "--json"]).end().well().out.matches("\"at\"").count(), 0);
+    std::fs::remove_file(&ballast).unwrap();
+    std::fs::remove_dir(&at).unwrap();
+    let at = kept.mount(&image);
+    kept.signal(Signal::KILL);
+    assert_usual(&at, 134);
 }
 
 /// A service manager's watchdog is for the process that it started: the keeper.

@@ -161,7 +161,19 @@ impl Kept {
 
     /// A shell gives the keeper what it begins with.
     pub(super) fn by(configuration: &str, script: &str, program: &Path) -> Self {
-        let mut service = Service::new(configuration);
+        Self::start(Service::new(configuration), script, program)
+    }
+
+    /// Its run directory is a file system of its own, of a megabyte.
+    pub(super) fn started_on_tmpfs() -> Self {
+        let service = Service::new("");
+        std::fs::create_dir(service.run_dir()).unwrap();
+        let options = c"size=1m,mode=700";
+        rustix::mount::mount("tmpfs", service.run_dir(), "tmpfs", MountFlags::empty(), options).unwrap();
+        Self::start(service, "exec \"$@\"", Path::new(ONCEFS))
+    }
+
+    fn start(mut service: Service, script: &str, program: &Path) -> Self {
         let mut command = service.command("sh");
         command.args(["-c", script, "sh"]).arg(program).args(service.arguments()).args(["serve", "--keeper"]);
         service.started_by(&mut command);
