@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 
 use super::Setting;
 use super::progress::Shown;
+use super::serve::keep_logins_from_view;
 use crate::control::{Answer, Call, Client, ClientError, Event, Failure, FailureKind, Outcome};
 use crate::daemon::{self, Node, StartError};
 use crate::errors::with_causes;
@@ -108,6 +109,7 @@ impl Setting {
 
     /// The store, opened by this process.
     pub(super) async fn node(&self) -> Result<Node, Failure> {
+        keep_logins_from_view();
         Node::open(&self.config).await
     }
 }

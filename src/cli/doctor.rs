@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::mount::absolute;
+use super::serve::keep_logins_from_view;
 use super::{print_json, print_line, set_up};
 use crate::config::{Config, Environment, Flags};
 use crate::control::{Failure, FailureKind};
@@ -52,6 +53,7 @@ impl Doctor {
         };
         let (containerd_config, kubelet_config) = (self.containerd_config, self.kubelet_config);
         let machine = Machine { config, config_error, image, containerd_config, kubelet_config };
+        keep_logins_from_view();
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
         let runtime = runtime.map_err(|error| Failure::new(FailureKind::Other, format!("cannot start: {error}")))?;
         let findings = runtime.block_on(examine(&machine));

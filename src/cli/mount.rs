@@ -11,7 +11,7 @@ use std::str::FromStr;
 use clap::Args;
 
 use super::progress::Shown;
-use super::serve::interrupts;
+use super::serve::{interrupts, keep_logins_from_view};
 use super::{ImageArgs, Setting, print_line};
 use crate::control::{Call, Failure, FailureKind, MountCall, Owner};
 use crate::daemon::{self, Lifetime};
@@ -160,6 +160,7 @@ async fn serve_here(call: MountCall, setting: &Setting) -> Result<ExitCode, Fail
             format!("a server runs for {} already; mount without --foreground, or choose another --run", run.display());
         return Err(Failure::new(FailureKind::Store, message));
     }
+    keep_logins_from_view();
     let at = call.at.clone();
     let ready = || print_line(&format!("mounted at {}; Ctrl-C unmounts", at.display()));
     // The first interrupt stops the serving in order; before it serves, it ends the command.

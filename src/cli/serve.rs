@@ -87,9 +87,7 @@ impl Serve {
     /// The first line of output is the answer to who started it: ready, or why not.
     pub(super) async fn run(self, setting: &Setting) -> Result<ExitCode, Failure> {
         let lifetime = if self.on_demand { Lifetime::OnDemand } else { Lifetime::Service };
-        if let Err(error) = keep_from_view() {
-            tracing::warn!(%error, "a core of this process would have logins in it");
-        }
+        keep_logins_from_view();
         if let Err(error) = raise_open_files() {
             tracing::warn!(%error, "few layers and mounts fit: raise LimitNOFILE= (ulimit -n)");
         }
@@ -119,6 +117,13 @@ impl Setting {
     pub(super) fn serve(&self, lifetime: Lifetime, first: Option<Call>) -> Start {
         let (config, flags, log) = (self.config.clone(), self.flags.clone(), self.log.clone());
         Start { config, flags, lifetime, first, keeping: Keeping::default(), log }
+    }
+}
+
+/// To be called before a registry is asked.
+pub(super) fn keep_logins_from_view() {
+    if let Err(error) = keep_from_view() {
+        tracing::warn!(%error, "a core of this process would have logins in it");
     }
 }
 

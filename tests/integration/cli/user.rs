@@ -5,8 +5,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+use rustix::process::Pid;
+
 use super::image::Image;
-use super::node::{Node, ONCEFS, Ran, copy_program, mounts_below, run, until};
+use super::node::{Node, ONCEFS, Ran, Running, copy_program, mounts_below, run, until};
+use super::registry::{Fault, Registry};
+use crate::takeover::stage::{keeper_and_server, kill, layers_of_files};
+use oncefs::digest::Digest;
 
 const NAME: &str = "oncefs-tester";
 
@@ -42,15 +47,32 @@ impl User {
 
     /// Runs a program as this user.
     fn runs(&self, program: &str, arguments: &[&str]) -> Ran {
+        self.starts(program, arguments).end()
+    }
+
+    fn starts(&self, program: &str, arguments: &[&str]) -> Running {
         let mut command = Command::new("runuser");
         command.args(["-u", NAME, "--", program]).args(arguments).current_dir(self.home(""));
         command.env_clear().env("PATH", "/usr/bin:/bin:/usr/sbin:/sbin").env("HOME", self.home(""));
         command.env("XDG_DATA_HOME", self.home("data")).env("XDG_RUNTIME_DIR", self.home("run"));
-        run(&mut command)
+        Running::start(&mut command)
+    }
+
+    /// What runs as this user.
+    fn processes(&self) -> Vec<Pid> {
+        let is_theirs = |pid: &Pid| {
+            let of = std::fs::read_to_string(format!("/proc/{}/status", pid.as_raw_pid())).unwrap_or_default();
+            of.contains(&format!("Uid:\t{}\t", self.uid))
+        };
+        self.node.processes().into_iter().filter(is_theirs).collect()
     }
 
     fn oncefs(&self, arguments: &[&str]) -> Ran {
-        self.runs(self.node.path("oncefs").to_str().unwrap(), arguments)
+        self.runs(&self.program(), arguments)
+    }
+
+    fn program(&self) -> String {
+        self.node.path("oncefs").to_str().unwrap().to_owned()
     }
 
     fn mounts(&self, image: &str, place: &str) -> PathBuf {
@@ -140,6 +162,59 @@ fn what_a_killed_server_of_a_user_leaves_is_cleared_by_umount() {
     user.runs("ls", &[at.to_str().unwrap()]).well();
     user.oncefs(&["umount", at.to_str().unwrap()]).well();
     user.assert_at_rest();
+}
+
+#[test]
+fn a_users_reader_sees_a_pause_when_the_server_is_killed_and_nothing_else() {
+    let (user, (image, files)) = (User::new(), layers_of_files(4));
+    let image = Image::of(&image).write_layout(&user.node.path("layout"));
+    let at = user.mounts(&image, "mnt");
+    let want: Vec<_> = files.iter().map(|(path, bytes)| format!("{}  {path}\n", Digest::of(bytes).hex())).collect();
+    std::fs::write(user.home("sums"), want.concat()).unwrap();
+    // Readers who ask the server each time: it is another mount for each server's page cache, and each sum is of all files.
+    let read = "while [ ! -e ../over ]; do sha256sum --quiet --strict -c ../sums || exit 1; echo >>../rounds; done";
+    let reader = user.starts("sh", &["-c", &format!("cd {} && {read}", at.display())]);
+    let rounds = || std::fs::read_to_string(user.home("rounds")).unwrap_or_default().len();
+    for _ in 0..4 {
+        let (keeper, server) = keeper_and_server(&user.home(""));
+        kill(server);
+        until("another server is there", || keeper_and_server(&user.home("")).1.is_some_and(|now| Some(now) != server));
+        assert_eq!(keeper_and_server(&user.home("")).0, keeper);
+        let before = rounds();
+        until("the reader goes on", || rounds() > before);
+    }
+    std::fs::write(user.home("over"), "").unwrap();
+    reader.end().well();
+    user.oncefs(&["umount", at.to_str().unwrap()]).well();
+    user.assert_at_rest();
+}
+
+/// As that of a server: whoever asks registries has passwords in it.
+#[test]
+fn the_memory_of_a_command_that_asks_a_registry_is_not_for_its_user_to_see() {
+    let user = User::new();
+    let registry = Registry::with(&Image::usual(106));
+    registry.fault("1", Fault::StallsAfter(0));
+    let (image, at) = (registry.image(), user.home("mnt"));
+    let commands: [&[&str]; 4] = [
+        &["pull", "--in-process", &image],
+        &["index", "ls", "--in-process", &image],
+        &["doctor", &image],
+        &["mount", "--foreground", &image, at.to_str().unwrap()],
+    ];
+    for command in commands {
+        let asked = registry.count("1").requests;
+        let _runs = user.starts(&user.program(), command);
+        until("it asks", || registry.count("1").requests > asked);
+        let pids = user.processes();
+        assert!(!pids.is_empty());
+        for pid in pids {
+            let memory = std::fs::metadata(format!("/proc/{}/mem", pid.as_raw_pid())).unwrap();
+            assert_eq!(memory.uid(), 0, "{command:?}");
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        }
+        until("it has ended", || user.node.processes().is_empty());
+    }
 }
 
 #[test]
