@@ -273,6 +273,9 @@ pub struct StatusReport {
     pub unverified: Vec<String>,
     /// Scans started, and how often somebody joined one that was under way.
     pub scans: (u64, u64),
+    /// Why nothing can be recorded until the server is started again, if so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub database_failure: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

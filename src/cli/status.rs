@@ -92,6 +92,9 @@ fn print(status: &StatusReport) {
     let server = status.server.map_or("no server runs".to_owned(), |pid| format!("server: process {pid}"));
     let free = format!("{} free of {}", bytes(status.free_bytes), bytes(status.total_bytes));
     print_line(&format!("store: {} ({free}); {server}", status.root.display()));
+    if let Some(failure) = &status.database_failure {
+        print_line(&format!("nothing can be recorded until the server is started again: {failure}"));
+    }
     print_cache(&status.cache);
     status.unverified.iter().for_each(|sentence| print_line(&format!("warning: {sentence}")));
     for mount in &status.mounts {

@@ -16,6 +16,8 @@ pub struct Server {
     pub group: String,
     /// How long calls under way may go on when the server is told to end.
     pub drain_secs: u64,
+    /// How long after its start a server whose database has failed makes place for the next, where somebody starts one, at the earliest.
+    pub renew_secs: u64,
 }
 
 /// `[metrics]`
@@ -59,12 +61,17 @@ impl LogFormat {
 
 impl Default for Server {
     fn default() -> Self {
-        Self { address: PathBuf::new(), group: String::new(), drain_secs: 20 }
+        Self { address: PathBuf::new(), group: String::new(), drain_secs: 20, renew_secs: 60 }
     }
 }
 
 impl Server {
     pub fn drain(&self) -> Duration {
         Duration::from_secs(self.drain_secs)
+    }
+
+    pub fn renew(&self) -> Duration {
+        // A year is as good as never.
+        Duration::from_secs(self.renew_secs.min(365 * 24 * 3600))
     }
 }

@@ -1,4 +1,5 @@
-//! Whether the server does what it is there for: the store lets go of its lock, and the FUSE mount is there and answers.
+//! Whether the server does what it is there for: the store lets go of its lock, its database takes changes, and the FUSE mount is there and
+//! answers. All of it is known from memory.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -36,6 +37,9 @@ impl Health {
     pub(super) async fn check(&self) -> Result<(), String> {
         if !self.node.answers_within(PATIENCE).await {
             return Err(format!("the store does not answer within {} s", PATIENCE.as_secs()));
+        }
+        if let Some(failure) = self.node.database_failure() {
+            return Err(format!("nothing can be recorded until the server is started again: {failure}"));
         }
         let Some(fs) = self.fs.clone() else { return Ok(()) };
         let hangs = format!("the mount at {} does not answer", fs.display());

@@ -25,6 +25,9 @@ const NEWS_EVERY: Duration = Duration::from_millis(100);
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 const LOCK_AGAIN: Duration = Duration::from_millis(20);
 
+/// How often it is looked whether the database has failed.
+const DATABASE_LOOKS_APART: Duration = Duration::from_secs(1);
+
 /// One store and its registry client. Clones share them.
 #[derive(Clone)]
 pub struct Node {
@@ -136,6 +139,7 @@ impl Node {
                 cache: super::cache::report(&images),
                 unverified: images.registry().unverified().iter().map(ToString::to_string).collect(),
                 scans: images.scan_counts(),
+                database_failure: store.database_failure().map(ToOwned::to_owned),
             })
         })
         .await?
@@ -162,11 +166,23 @@ impl Node {
         .await?
     }
 
-    /// Whether the store lets go of its lock in time. No disk is asked.
+    /// Whether the store lets go of its lock in time. No disk is asked: one that is slow is no reason to begin anew.
     pub(super) async fn answers_within(&self, patience: Duration) -> bool {
         let store = self.images.store().clone();
-        let asked = blocking(move || drop(store.layers()));
+        let asked = blocking(move || drop(store.digests()));
         matches!(tokio::time::timeout(patience, asked).await, Ok(Ok(())))
+    }
+
+    /// Why nothing can be recorded until a server opens the store anew. From memory.
+    pub(super) fn database_failure(&self) -> Option<String> {
+        self.images.store().database_failure().map(ToOwned::to_owned)
+    }
+
+    /// Resolves when nothing can be recorded any more.
+    pub(super) async fn until_the_database_fails(&self) {
+        while self.images.store().database_failure().is_none() {
+            tokio::time::sleep(DATABASE_LOOKS_APART).await;
+        }
     }
 
     /// Writes down what only memory knows yet.

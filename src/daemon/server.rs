@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
@@ -18,7 +18,7 @@ use super::keeping::{Inherited, Keeping};
 use super::logging::Log;
 use super::metrics::{Counted, Exposed};
 use super::mounts::Mounts;
-use super::node::{News, Node};
+use super::node::{News, Node, blocking};
 use super::notify::Notify;
 use super::pulls::NodePulls;
 use super::reload::Reload;
@@ -56,6 +56,9 @@ pub struct Start {
 
 /// How long a server that was started for a call waits for it.
 const FIRST_CALL: Duration = Duration::from_secs(10);
+
+/// How often a server that ails asks whether there is somebody to start another.
+const FOLLOWED_LOOKS_APART: Duration = Duration::from_secs(60);
 
 /// How long a disk may take for the last that a server writes whom another follows.
 const LAST_SYNC: Duration = Duration::from_secs(10);
@@ -106,6 +109,7 @@ struct Begun {
 /// Afterwards nothing is mounted and the sockets are gone; or, where another server is to follow, this process is.
 pub async fn serve(start: Start, ready: impl FnOnce(), interrupts: Interrupts) -> Result<(), Failure> {
     let Start { config, flags, lifetime, first, keeping, log } = start;
+    let may_renew = Instant::now() + config.server.renew();
     let notify = Notify::of(lifetime, &keeping);
     notify.status("opening the store");
     let held = tokio::select! {
@@ -139,6 +143,7 @@ pub async fn serve(start: Start, ready: impl FnOnce(), interrupts: Interrupts) -
                 () = server.clone().until_nothing_is_left(interrupts.reach(1)) => {}
                 () = reload.whenever_asked(notify), if lifetime == Lifetime::Service => {}
                 () = notify.watch(node.clone()), if lifetime == Lifetime::Service => {}
+                () = until_another_is_better(&node, &keeping, may_renew), if lifetime == Lifetime::Service => {}
             }
             Ok(())
         }
@@ -163,6 +168,21 @@ pub async fn serve(start: Start, ready: impl FnOnce(), interrupts: Interrupts) -
         tracing::error!(error = %failed, "not everything was written down: the next start fetches some frames again");
     }
     ended
+}
+
+/// Resolves when the database has failed and somebody starts the next server, which opens it anew. Not soon after the start: where the
+/// disk stays broken, that would be one server after the other.
+async fn until_another_is_better(node: &Node, keeping: &Keeping, may_renew: Instant) {
+    loop {
+        node.until_the_database_fails().await;
+        tokio::time::sleep_until(may_renew.into()).await;
+        let followed = keeping.clone();
+        if blocking(move || followed.is_there()).await.unwrap_or(false) {
+            tracing::error!("the database has failed: making place for the next server, which opens it anew");
+            return;
+        }
+        tokio::time::sleep(FOLLOWED_LOOKS_APART).await;
+    }
 }
 
 /// Ends the process, and takes nothing apart: who waits for an answer gets it of the next server. Whatever else let go of a reply

@@ -12,6 +12,8 @@ use crate::errors::with_causes;
 /// A healthy server answers within a few milliseconds, one with many layers within some more.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+const RESTART: &str = "restart it (systemctl restart oncefs; oncefs umount --all ends one that a command started)";
+
 pub(super) fn look<'a>(machine: &'a Machine, report: &'a mut Report) -> BoxFuture<'a, ()> {
     async move {
         let run = &machine.config.run;
@@ -29,24 +31,29 @@ pub(super) fn look<'a>(machine: &'a Machine, report: &'a mut Report) -> BoxFutur
                 }
             };
         };
-        let restart = "restart it (systemctl restart oncefs; oncefs umount --all ends one that a command started)";
         let mut ignored = |_| {};
         match client.call(&Call::Status, &mut ignored, tokio::time::sleep(PATIENCE)).await {
             Ok(Ok(answer)) => match answer.outcome {
                 Outcome::Status(status) => tell(machine, &status, report),
-                _ => report.problem("the server answers something else than it is asked", restart),
+                _ => report.problem("the server answers something else than it is asked", RESTART),
             },
-            Ok(Err(failure)) => report.problem(format!("the server is not well: {}", failure.message), restart),
+            Ok(Err(failure)) => report.problem(format!("the server is not well: {}", failure.message), RESTART),
             Err(ClientError::Interrupted) => {
-                report.problem(format!("the server does not answer within {} s", PATIENCE.as_secs()), restart);
+                report.problem(format!("the server does not answer within {} s", PATIENCE.as_secs()), RESTART);
             }
-            Err(error) => report.problem(format!("the server is not well: {}", with_causes(&error)), restart),
+            Err(error) => report.problem(format!("the server is not well: {}", with_causes(&error)), RESTART),
         }
     }
     .boxed()
 }
 
 fn tell(machine: &Machine, status: &StatusReport, report: &mut Report) {
+    if let Some(failure) = &status.database_failure {
+        report.problem(
+            format!("the server can record nothing any more: {failure}"),
+            format!("look at the disk, then {RESTART}"),
+        );
+    }
     let (ours, theirs) = (env!("CARGO_PKG_VERSION"), &status.version);
     let pid = status.server.unwrap_or(0);
     if theirs == ours {

@@ -3,6 +3,7 @@
 
 mod access;
 mod activation;
+pub(crate) mod ailing;
 mod ending;
 mod hostile;
 mod reloading;

@@ -2,12 +2,14 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Instant;
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 
 use super::stage::Kept;
 use crate::cli::node::{ONCEFS, Running, ls, sha256sum, until};
 use crate::cli::registry::{Fault, Registry};
+use crate::daemon::ailing::{WITHOUT_SIGNAL, break_database};
 use crate::sources::made::{SMALL, converted};
 
 /// Nothing is fetched that nobody asked for, and nobody's patience ends.
@@ -73,10 +75,45 @@ fn who_waits_waits_on_when_the_server_is_restarted() {
 /// Residency and times of access have no place on its disk.
 #[test]
 fn who_waits_waits_on_when_a_server_that_is_restarted_cannot_write_its_last() {
-    let mut waiting = Waiting::of(Kept::by(LINES, "trap '' XFSZ && exec \"$@\"", Path::new(ONCEFS)));
+    let mut waiting = Waiting::of(Kept::by(LINES, WITHOUT_SIGNAL, Path::new(ONCEFS)));
     let server = Pid::from_raw(waiting.kept.server().unwrap() as i32);
     prlimit(server, Resource::Fsize, Rlimit { current: Some(0), maximum: Some(0) }).unwrap();
     waiting.kept.signal(Signal::TERM);
+    waiting.is_followed();
+    waiting.ends_well();
+}
+
+/// One that ends by itself, since another can open it anew; and not again and again.
+#[test]
+fn a_server_whose_database_has_failed_makes_place_for_the_next() {
+    let began = Instant::now();
+    let lines = format!("[server]\nrenew_secs = 3\n{LINES}");
+    let mut waiting = Waiting::of(Kept::by(&lines, WITHOUT_SIGNAL, Path::new(ONCEFS)));
+    let image = waiting.registry.image();
+    let pin = |kept: &Kept| kept.service.oncefs(&["pin", &image]).end();
+    break_database(&waiting.kept.service, waiting.kept.server().unwrap() as i32, &image);
+    waiting.is_followed();
+    assert!(began.elapsed().as_secs() >= 3);
+    pin(&waiting.kept).well();
+    assert_eq!(waiting.kept.service.get("/healthz").status, 200);
+    waiting.ends_well();
+}
+
+/// What it needs beside its mounts is there again when it is started once more.
+#[test]
+fn who_waits_waits_on_when_a_server_fails_after_it_took_over() {
+    let mut waiting = Waiting::of(Kept::started(LINES));
+    let (snapshots, away) = (waiting.kept.service.path("root/snapshots"), waiting.kept.service.path("away"));
+    std::fs::rename(&snapshots, &away).unwrap();
+    std::fs::write(&snapshots, "no directory").unwrap();
+    waiting.kept.signal(Signal::KILL);
+    // The first was there before.
+    for _ in 0..4 {
+        waiting.kept.service.hear("STATUS=opening the store");
+    }
+    assert!(!waiting.reader.has_ended());
+    std::fs::remove_file(&snapshots).unwrap();
+    std::fs::rename(&away, &snapshots).unwrap();
     waiting.is_followed();
     waiting.ends_well();
 }
