@@ -135,7 +135,8 @@ impl Service {
             match self.notify.recv(&mut message) {
                 Ok(length) => self.heard.push(String::from_utf8(message[..length].to_vec()).unwrap()),
                 Err(error) => {
-                    assert_eq!(error.kind(), ErrorKind::WouldBlock, "{error}");
+                    // Interrupted: these tests were stopped for a moment (signal(7), calls with a time-out).
+                    assert!(matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted), "{error}");
                     assert!(!has_ended, "it ended before it told {line}: {:?}", self.end());
                 }
             }
