@@ -121,6 +121,9 @@ pub(super) struct Convert {
     /// What the new image is called: NAME[:TAG] in the same registry
     #[arg(value_name = "NEWREF")]
     to: String,
+    /// Replace NEWREF if it is there, be it an image for one platform or for several
+    #[arg(long)]
+    force: bool,
     /// An Ed25519 private key in PEM to sign the index with, too
     #[arg(long, value_name = "KEYFILE")]
     sign: Option<PathBuf>,
@@ -130,9 +133,10 @@ pub(super) struct Convert {
 
 impl Convert {
     pub(super) async fn run(self, setting: &Setting) -> Result<ExitCode, Failure> {
-        let Self { image: ImageArgs { image, platform }, to, sign, how } = self;
+        let Self { image: ImageArgs { image, platform }, to, force, sign, how } = self;
         let sign = sign.map(|path| std::path::absolute(&path).unwrap_or(path));
-        let call = IndexCall { image: absolute(&image), platform, action: IndexAction::Convert { to, sign } };
+        let action = IndexAction::Convert { to, sign, force };
+        let call = IndexCall { image: absolute(&image), platform, action };
         let summary = ask(setting, &call, how.in_process).await?;
         if how.json {
             print_json(&summary);
@@ -179,9 +183,11 @@ fn print(action: &IndexAction, summary: &IndexSummary) {
 /// How large it is, and by whom.
 fn measured(index: &IndexReport, image_bytes: u64) -> String {
     let share = index.size() as f64 * 100.0 / image_bytes.max(1) as f64;
-    let signed = match &index.signed_by {
-        Some(key) => format!("signed with {key}"),
-        None => "not signed with a key that is known here".to_owned(),
+    let signed = match (&index.signed_by, &index.unknown_key) {
+        (Some(key), _) => format!("signed with {key}"),
+        // A key's digest: the key itself is not in the index.
+        (None, Some(id)) => format!("signed with the key {id}, it says, and with none of [index] keys"),
+        (None, None) => "not signed".to_owned(),
     };
     let profile = if index.profile_bytes.is_some() { ", with a start-up profile" } else { "" };
     format!("{} layers, {}, {share:.1} % of the image{profile}; {signed}", index.layers.len(), bytes(index.size()))

@@ -10,7 +10,7 @@ use clap::Args;
 use super::connection::{Asked, unexpected};
 use super::mount::absolute;
 use super::progress::Shown;
-use super::{ImageArgs, Setting, print_json, print_line};
+use super::{ImageArgs, Setting, counted, print_json, print_line};
 use crate::control::{Call, Failure, FailureKind, Outcome, PullCall};
 
 const EXAMPLES: &str = "\
@@ -53,7 +53,8 @@ impl Trace {
                 Failure::new(FailureKind::Other, message)
             })?;
             let (touches, requests) = (traced.touches.len(), traced.requests.len());
-            print_line(&format!("{}: {touches} first reads, {requests} requests", self.output.display()));
+            let (touches, requests) = (counted(touches as u64, "first read"), counted(requests as u64, "request"));
+            print_line(&format!("{}: {touches}, {requests}", self.output.display()));
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -26,6 +26,9 @@ pub enum IndexAction {
     Convert {
         to: String,
         sign: Option<PathBuf>,
+        /// Also where something has that name.
+        #[serde(default)]
+        force: bool,
     },
     List,
     /// They are compared with what a scan here says.
@@ -56,6 +59,9 @@ pub struct IndexReport {
     pub profile_bytes: Option<u64>,
     /// The public key of the configuration that has signed it.
     pub signed_by: Option<String>,
+    /// If it is none of those: what the index says of the key it is signed with, its digest. Nobody has looked whether that is so.
+    #[serde(default)]
+    pub unknown_key: Option<Digest>,
     /// After verifying: what is wrong with it, one sentence each; after removing: why it is not gone.
     pub problems: Vec<String>,
 }

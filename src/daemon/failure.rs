@@ -38,7 +38,7 @@ pub(super) fn of_publish(error: &PublishError) -> Failure {
         PublishError::Registry(error) => registry_kind(error),
         PublishError::Image(error) => image_kind(error.cause()),
         PublishError::Store(_) | PublishError::Pack { .. } => FailureKind::Store,
-        PublishError::NoTag => FailureKind::Usage,
+        PublishError::NoTag | PublishError::Itself(_) | PublishError::Taken(_) => FailureKind::Usage,
         PublishError::Manifest => FailureKind::Corrupt,
         PublishError::NoLayers | PublishError::Key { .. } | PublishError::KeyFile { .. } | PublishError::Stopping => {
             FailureKind::Other

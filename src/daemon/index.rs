@@ -9,7 +9,7 @@ use crate::control::{Failure, FailureKind, IndexAction, IndexCall, IndexLayer, I
 use crate::digest::Digest;
 use crate::image::{Asker, Image, PublishedIndex};
 use crate::index::published::signature::SigningKey;
-use crate::registry::Reference;
+use crate::registry::{Reference, Remote};
 
 /// A key in PEM has some 120 bytes.
 const KEY_BYTES_MAX: u64 = 64 << 10;
@@ -25,7 +25,10 @@ impl Node {
         let image = self.resolve(&call.image, call.platform.as_deref(), asker).await?;
         let indexes = match &call.action {
             IndexAction::Push { sign } => vec![self.push_index(&image, sign.as_deref(), news).await?],
-            IndexAction::Convert { to, sign } => return self.convert(&image, to, sign.as_deref(), news).await,
+            IndexAction::Convert { to, sign, force } => {
+                let to = self.new_name(&image, to, *force).await?;
+                return self.convert(&image, &to, sign.as_deref(), news).await;
+            }
             IndexAction::List => self.published(&image).await?.iter().map(report).collect(),
             IndexAction::Verify => self.verify_indexes(&image, news).await?,
             IndexAction::Remove { digest } => self.remove_indexes(&image, *digest).await?,
@@ -36,26 +39,32 @@ impl Node {
     async fn convert(
         &self,
         image: &Arc<Image>,
-        to: &str,
+        to: &Remote,
         sign: Option<&Path>,
         news: &News,
     ) -> Result<IndexSummary, Failure> {
-        let Reference::Remote(remote) = named(to, None)?.0 else {
-            let message = format!("{to} is on this machine's disk; only a registry can be pushed to");
-            return Err(Failure::new(FailureKind::Usage, message));
-        };
         let key = match sign {
             Some(path) => Some(signing_key(path).await?),
             None => None,
         };
         self.scanned(image, news).await?;
-        let converted = self.images().convert(image, &remote, key.as_ref()).await;
+        let converted = self.images().convert(image, to, key.as_ref()).await;
         let (manifest_digest, pushed) = converted.map_err(|error| failure::of_publish(&error))?;
-        let reference = remote.to_string();
-        Ok(IndexSummary { reference, manifest_digest, ..summary(image, vec![report(&pushed.index)]) })
+        Ok(IndexSummary { reference: to.to_string(), manifest_digest, ..summary(image, vec![report(&pushed.index)]) })
+    }
+
+    /// What a converted image will be called, if it may be.
+    async fn new_name(&self, image: &Image, to: &str, force: bool) -> Result<Remote, Failure> {
+        let Reference::Remote(remote) = named(to, None)?.0 else {
+            let message = format!("{to} is on this machine's disk; only a registry can be pushed to");
+            return Err(Failure::new(FailureKind::Usage, message));
+        };
+        let may = self.images().may_convert(image, &remote, force).await;
+        may.map(|()| remote).map_err(|error| failure::of_publish(&error))
     }
 
     async fn push_index(&self, image: &Arc<Image>, sign: Option<&Path>, news: &News) -> Result<IndexReport, Failure> {
+        self.images().may_publish(image).map_err(|error| failure::of_publish(&error))?;
         let key = match sign {
             Some(path) => Some(signing_key(path).await?),
             None => None,
@@ -120,6 +129,7 @@ fn report(index: &PublishedIndex) -> IndexReport {
         layers: layers.collect(),
         profile_bytes: index.profile.map(|profile| profile.size),
         signed_by: index.signer.as_ref().map(ToString::to_string),
+        unknown_key: index.claimed_key.filter(|_| index.signer.is_none()),
         problems: Vec::new(),
     }
 }

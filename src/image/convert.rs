@@ -8,7 +8,7 @@ use super::{Image, Images};
 use crate::digest::Digest;
 use crate::index::published::artifact::{BOUND_DIGEST, BOUND_SIZE, Listed, Subject};
 use crate::index::published::signature::SigningKey;
-use crate::registry::Remote;
+use crate::registry::{Remote, Tag};
 use crate::sync::Arc;
 
 /// Docker's media types, whose manifests have no annotations, and what OCI calls the same.
@@ -21,6 +21,23 @@ const SAME: [(&str, &str); 4] = [
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
 impl Images {
+    /// Whether the image may be pushed as `to`: never as itself, and in another's place only where that is wanted.
+    ///
+    /// # Errors
+    /// Says why not, before anything is scanned for it.
+    pub async fn may_convert(&self, image: &Image, to: &Remote, is_forced: bool) -> Result<(), PublishError> {
+        let tag = tag_of(to)?;
+        self.may_publish(image)?;
+        let of_image = image.reference.parse::<Remote>().ok();
+        if of_image.is_some_and(|of_image| of_image.repository == to.repository && of_image.tag == to.tag) {
+            return Err(PublishError::Itself(to.to_string()));
+        }
+        if !is_forced && self.shared.registry.is_tagged(tag, &to.origin()).await? {
+            return Err(PublishError::Taken(to.to_string()));
+        }
+        Ok(())
+    }
+
     /// Pushes the image as `to` with a manifest that binds its layers' indexes. Says the new manifest's digest.
     pub async fn convert(
         &self,
@@ -29,7 +46,7 @@ impl Images {
         key: Option<&SigningKey>,
     ) -> Result<(Digest, Pushed), PublishError> {
         let (registry, origin) = (&self.shared.registry, to.origin());
-        let tag = to.tag.as_ref().filter(|_| to.digest.is_none()).ok_or(PublishError::NoTag)?;
+        let tag = tag_of(to)?;
         let (indexes, sent_bytes) = self.push_indexes(image, &origin).await?;
         if origin != image.origin {
             let layers = image.layers.iter().map(|layer| layer.digest.0);
@@ -46,6 +63,10 @@ impl Images {
         let index = self.push_artifact(image, &subject, indexes, key, &origin).await?;
         Ok((subject.digest, Pushed { index, sent_bytes }))
     }
+}
+
+fn tag_of(to: &Remote) -> Result<&Tag, PublishError> {
+    to.tag.as_ref().filter(|_| to.digest.is_none()).ok_or(PublishError::NoTag)
 }
 
 /// The manifest with each layer bound to its index.

@@ -26,6 +26,8 @@ pub struct PublishedIndex {
     pub profile: Option<ListedProfile>,
     /// Who has signed it, of those that are believed here.
     pub signer: Option<PublicKey>,
+    /// The key that it says it is signed with.
+    pub claimed_key: Option<Digest>,
 }
 
 /// What came of publishing.
@@ -54,6 +56,12 @@ pub enum PublishError {
     NoLayers,
     #[error("the new image needs a tag, and no digest: that follows from what is made")]
     NoTag,
+    #[error(
+        "{0} is the image itself: an index that is signed would stay with the manifest that it has now; give the new one another name"
+    )]
+    Itself(String),
+    #[error("{0} is there already; --force replaces it, be it an image for one platform or for several")]
+    Taken(String),
     #[error("the image's manifest does not name the layers that it was resolved to")]
     Manifest,
     #[error("the key {} cannot be used", path.display())]
@@ -65,6 +73,14 @@ pub enum PublishError {
 }
 
 impl Images {
+    /// Whether something can be put beside the image: it is in a registry.
+    ///
+    /// # Errors
+    /// Says why not, before anything is scanned for it.
+    pub fn may_publish(&self, image: &Image) -> Result<(), PublishError> {
+        Ok(self.shared.registry.takes_pushes(&image.origin)?)
+    }
+
     /// Makes one index of all the image's layers, which are scanned where they were not, and puts it beside the image. Doing it
     /// again sends nothing again.
     pub async fn publish(&self, image: &Arc<Image>, key: Option<&SigningKey>) -> Result<Pushed, PublishError> {
@@ -131,7 +147,8 @@ impl Images {
         let referrer = Referrer { digest, size, artifact_type, annotations };
         registry.push_referrer(subject.digest, &referrer, bytes, to).await?;
         self.shared.referrers.forget(to, subject.digest);
-        Ok(PublishedIndex { digest, indexes, profile, signer: key.and_then(SigningKey::public) })
+        let signer = key.and_then(SigningKey::public);
+        Ok(PublishedIndex { digest, indexes, profile, claimed_key: signer.as_ref().map(PublicKey::id), signer })
     }
 
     /// The profile of the image's starts as that of `subject`, which has the same layers.
@@ -159,9 +176,10 @@ impl Images {
             let bytes = registry.manifest(digest, &image.origin).await?;
             let artifact = Artifact::read(&bytes);
             let signer = artifact.as_ref().and_then(|artifact| artifact.signer(self.shared.believed.keys()).cloned());
+            let claimed_key = artifact.as_ref().and_then(Artifact::claimed_key);
             let profile = artifact.as_ref().and_then(Artifact::profile);
             let indexes = artifact.map(|artifact| artifact.indexes().collect()).unwrap_or_default();
-            published.push(PublishedIndex { digest, indexes, profile, signer });
+            published.push(PublishedIndex { digest, indexes, profile, signer, claimed_key });
         }
         Ok(published)
     }

@@ -13,8 +13,8 @@ use crate::digest::Digest;
 use crate::registry::ask::{Access, Ask, Change};
 use crate::registry::client::{Answer, Client, Tries};
 use crate::registry::error::RegistryError;
-use crate::registry::manifest::{INDEX, MANIFEST, MANIFEST_BYTES_MAX};
-use crate::registry::reference::Repository;
+use crate::registry::manifest::{ACCEPT, INDEX, MANIFEST, MANIFEST_BYTES_MAX};
+use crate::registry::reference::{Repository, Tag};
 use crate::registry::referrers::fallback_tag;
 use crate::registry::transport::Weight;
 use crate::registry::{Registry, remote_of};
@@ -33,6 +33,14 @@ const SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 // === impl Registry ===
 
 impl Registry {
+    /// Whether it is a registry, which can be pushed to.
+    ///
+    /// # Errors
+    /// Says what it is.
+    pub fn takes_pushes(&self, origin: &Origin) -> Result<(), RegistryError> {
+        self.shared.pushed_to(origin).map(drop)
+    }
+
     /// Has the registry hold these bytes as a blob. Says whether they had to be sent.
     ///
     /// # Errors
@@ -59,6 +67,15 @@ impl Registry {
     pub async fn push_manifest(&self, name: &str, manifest: Bytes, origin: &Origin) -> Result<(), RegistryError> {
         let (client, repository) = self.shared.pushed_to(origin)?;
         Push { client: &client, repository: &repository }.manifest(name, manifest).await.map(drop)
+    }
+
+    /// Whether somebody has pushed something under this tag.
+    ///
+    /// # Errors
+    /// As pushing a blob.
+    pub async fn is_tagged(&self, tag: &Tag, origin: &Origin) -> Result<bool, RegistryError> {
+        let (client, repository) = self.shared.pushed_to(origin)?;
+        Push { client: &client, repository: &repository }.has_manifest(tag.as_str()).await
     }
 
     /// Puts a manifest whose blobs are there and which is about `subject`, so that it is found from there.
@@ -149,6 +166,17 @@ impl Push<'_> {
             }
         }
         Err(RegistryError::NotMounted { blob: digest, from: from.to_string(), to: self.repository.to_string() })
+    }
+
+    /// Asked with the right to push: a repository that nobody has made yet is none that may be read.
+    pub(super) async fn has_manifest(&self, name: &str) -> Result<bool, RegistryError> {
+        let what = format!("manifest {name} of {}", self.repository);
+        let look = Ask { only_head: true, accept: Some(ACCEPT), ..self.ask(format!("manifests/{name}"), &what) };
+        match self.client.get(&look).await {
+            Ok(_) => Ok(true),
+            Err(RegistryError::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Puts a manifest under a tag or its digest. Says whether the registry lists it among its subject's referrers by itself.

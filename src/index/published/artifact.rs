@@ -141,6 +141,11 @@ impl Artifact {
         Some(ListedProfile { digest: blob.digest, size: blob.size })
     }
 
+    /// The digest of the key that it says it is signed with.
+    pub fn claimed_key(&self) -> Option<Digest> {
+        self.annotations.get(KEY)?.parse().ok()
+    }
+
     /// Who of these has signed it.
     pub fn signer<'a>(&self, keys: &'a [PublicKey]) -> Option<&'a PublicKey> {
         let key = key_of(&self.annotations, keys)?;
@@ -188,7 +193,7 @@ mod tests {
         assert_eq!(read.bytes(), artifact.bytes());
         assert_eq!(read.indexes().collect::<Vec<_>>(), [listed(1), listed(2)]);
         assert_eq!((read.signer(&keys), read.profile()), (Some(&keys[0]), Some(profile)));
-        assert_eq!(read.signer(&[]), None);
+        assert_eq!((read.signer(&[]), read.claimed_key()), (None, Some(keys[0].id())));
         // Another image may have the same layers; blobs of other kinds may be added.
         let mut other = read.clone();
         other.subject = None;
@@ -211,7 +216,7 @@ mod tests {
             assert_eq!(changed.signer(&keys), None);
         }
         let unsigned = Artifact::new(&subject, &[listed(1)], None, None);
-        assert_eq!((unsigned.signer(&keys), unsigned.profile()), (None, None));
+        assert_eq!((unsigned.signer(&keys), unsigned.claimed_key(), unsigned.profile()), (None, None, None));
         assert!(Artifact::read(b"{}").is_none());
     }
 }

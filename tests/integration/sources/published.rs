@@ -77,6 +77,13 @@ impl Stage {
         node
     }
 
+    /// What a tag leads to.
+    fn digest_of(&self, repository: &str, tag: &str) -> String {
+        let repositories = self.registry.data().join("docker/registry/v2/repositories");
+        fs::read_to_string(repositories.join(repository).join("_manifests/tags").join(tag).join("current/link"))
+            .unwrap()
+    }
+
     /// Where the registry keeps a blob, or a manifest.
     fn data_of(&self, digest: &str) -> PathBuf {
         let hex = digest.strip_prefix("sha256:").unwrap();
@@ -163,6 +170,18 @@ fn indexes_are_listed_verified_and_removed() {
     let indexes = listed["indexes"].as_array().unwrap();
     assert_eq!(indexes.len(), 2, "{listed}");
     assert_eq!(indexes.iter().filter(|index| index["signed_by"] == public.as_str()).count(), 1, "{listed}");
+    let said = node.oncefs(&["index", "ls", &name]).well().out;
+    assert_eq!(
+        (said.matches("; not signed\n").count(), said.matches(&format!("signed with {public}")).count()),
+        (1, 1),
+        "{said}"
+    );
+    let said = Node::new().oncefs(&["index", "ls", &name]).well().out;
+    assert_eq!(
+        (said.matches("; not signed\n").count(), said.matches("none of [index] keys").count()),
+        (1, 1),
+        "{said}"
+    );
     let verified = node.oncefs(&["index", "verify", &name]).well().out;
     assert_eq!(verified.matches(" as a scan here says").count(), 2, "{verified}");
 
@@ -237,6 +256,34 @@ fn a_converted_image_brings_its_index_and_needs_no_key() {
     assert_eq!(large(&at), sha256_of_large());
     assert_eq!(indexes(&node), ["scan of gzip", BOUND]);
     assert!(node.oncefs(&["status"]).well().out.contains("declined"));
+}
+
+#[test]
+fn no_name_in_a_registry_is_taken_from_another_image_unless_that_is_wanted() {
+    let stage = Stage::new();
+    let (node, name) = (Node::new(), stage.name());
+    let (lazy, before) = (name.replace(":1", ":lazy"), stage.digest_of("team/app", "1"));
+    node.oncefs(&["convert", &name, &name]).fails(2, &["is the image itself", "another name"]);
+    node.oncefs(&["convert", "--force", &format!("{name}@{before}"), &name]).fails(2, &["is the image itself"]);
+    node.oncefs(&["convert", &name, &lazy]).well();
+    let first = stage.digest_of("team/app", "lazy");
+    node.oncefs(&["convert", &lazy, &name]).fails(2, &["is there already", "--force"]);
+    assert_eq!(stage.digest_of("team/app", "1"), before);
+    let to = name.replace("team/app:1", "other/place:lazy");
+    node.oncefs(&["convert", &name, &to]).well();
+    node.oncefs(&["convert", "--force", &to, &lazy]).well();
+    assert_eq!(stage.digest_of("team/app", "lazy"), first, "the same image, bound in the same way");
+}
+
+#[test]
+fn an_image_on_this_machines_disk_is_refused_before_it_is_scanned() {
+    let (stage, node) = (Stage::new(), Node::new());
+    let layout = format!("oci:{}", stage.keys.path().join("layout").display());
+    let to = stage.name().replace(":1", ":lazy");
+    for arguments in [&["index", "push", &layout][..], &["convert", &layout, &to]] {
+        node.oncefs(arguments).fails(2, &["only a registry can be pushed to"]);
+    }
+    assert_eq!(node.status()["layers"], serde_json::json!([]));
 }
 
 fn sha256_of_large() -> String {
