@@ -67,6 +67,7 @@ fn lasts(error: &LayerError) -> Option<Option<Duration>> {
             ScanError::DiffId { .. }
             | ScanError::Decode { .. }
             | ScanError::Tar { .. }
+            | ScanError::Limit { .. }
             | ScanError::Draft { .. }
             | ScanError::Tree { .. }
             | ScanError::TooLarge { .. }

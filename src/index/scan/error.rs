@@ -50,6 +50,13 @@ pub enum ScanError {
         #[source]
         source: TarError,
     },
+    #[error("layer {layer} takes more than a layer may here; raise {setting} in [scan.limits] if you trust the image")]
+    Limit {
+        layer: LayerDigest,
+        setting: &'static str,
+        #[source]
+        source: TarError,
+    },
     #[error("the files of layer {layer} make no tree")]
     Draft {
         layer: LayerDigest,
@@ -63,12 +70,13 @@ pub enum ScanError {
         source: WriteError,
     },
     #[error(
-        "layer {layer} unpacks to more than {max} bytes, the limit data_bytes_max; raise it if you trust the image"
+        "layer {layer} unpacks to more than {max} bytes, the limit data_bytes_max; raise it in [scan.limits] if you \
+         trust the image"
     )]
     TooLarge { layer: LayerDigest, max: u64 },
     #[error(
         "layer {layer} unpacks to more than {ratio_max} times its {blob_bytes} bytes, as only a bomb should; raise \
-         ratio_max if you trust the image"
+         ratio_max in [scan.limits] if you trust the image"
     )]
     Ratio { layer: LayerDigest, blob_bytes: u64, ratio_max: u64 },
     #[error("layer {layer}: its {part} cannot be written; {}", remedy(.source))]
@@ -103,6 +111,14 @@ impl ScanError {
     pub(super) fn disk(layer: &Layered, part: Part, source: io::Error) -> Self {
         Self::Disk { layer: layer.digest, part, source }
     }
+
+    /// A tar that would do elsewhere is not to be built again.
+    pub(super) fn tar(layer: LayerDigest, source: TarError) -> Self {
+        match source.fault.setting() {
+            Some(setting) => Self::Limit { layer, setting, source },
+            None => Self::Tar { layer, source },
+        }
+    }
 }
 
 impl ScanError {
@@ -119,7 +135,7 @@ impl ScanError {
     pub(super) fn into_damage(self) -> Box<dyn std::error::Error + Send + Sync> {
         match self {
             Self::Decode { source, .. } => Box::new(source),
-            Self::Tar { source, .. } => Box::new(source),
+            Self::Tar { source, .. } | Self::Limit { source, .. } => Box::new(source),
             Self::Draft { source, .. } => Box::new(source),
             other => Box::new(other),
         }
@@ -137,7 +153,7 @@ impl ScanError {
 fn remedy(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "free space on the store's disk, or put the store (--root) on a larger one"
+            "a scan keeps all of the unpacked layer: free space on the store's disk, or put the store (--root) on a larger one"
         }
         io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => "the store must be writable",
         io::ErrorKind::FileTooLarge => "the store's file system, or a limit of this process, holds no file so large",

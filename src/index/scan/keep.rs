@@ -101,8 +101,8 @@ impl<'a> Keeper<'a> {
         };
         match parser.push(bytes, draft) {
             // Whoever is to blame, more of it is not worth fetching.
-            Err(source) if source.fault.is_limit() => return Err(ScanError::Tar { layer, source }),
-            Err(source) => self.tree = Err(ScanError::Tar { layer, source }),
+            Err(source) if source.fault.is_limit() => return Err(ScanError::tar(layer, source)),
+            Err(source) => self.tree = Err(ScanError::tar(layer, source)),
             Ok(()) => {}
         }
         self.data.write(bytes).map_err(|source| self.disk(Part::Data, source))
@@ -123,7 +123,7 @@ impl<'a> Keeper<'a> {
             Err(error) => return Ok(Outcome::Useless(error)),
         };
         if let Err(source) = parser.finish() {
-            return Ok(Outcome::Useless(ScanError::Tar { layer: layer.digest, source }));
+            return Ok(Outcome::Useless(ScanError::tar(layer.digest, source)));
         }
         let source = match draft.finish() {
             Ok(source) => source,

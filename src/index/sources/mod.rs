@@ -119,9 +119,9 @@ pub enum Fault {
     Entry { name: String, fault: EntryFault },
     #[error("its entries make no tree")]
     Draft(#[source] DraftError),
-    #[error("the layer would have more than {0} bytes, the limit data_bytes_max")]
+    #[error("the layer would have more than {0} bytes, the limit data_bytes_max in [scan.limits]")]
     LayerTooLarge(u64),
-    #[error("the layer would have more than {0} times its blob's bytes, the limit ratio_max")]
+    #[error("the layer would have more than {0} times its blob's bytes, the limit ratio_max in [scan.limits]")]
     Ratio(u64),
     #[error("the tree cannot be made")]
     Tree(#[source] WriteError),

@@ -29,7 +29,7 @@ pub enum Fault {
     EndsInPayload { size: u64, had: u64 },
     #[error("the tar ends where the entry should follow that this header speaks of")]
     EndsAfterExtended,
-    #[error("it says that {size} bytes of content follow; a layer may have {max} in all, the configured limit")]
+    #[error("it says that {size} bytes of content follow; a layer may have {max} in all, the limit data_bytes_max")]
     TooLarge { size: u64, max: u64 },
     #[error("it is an extended header of {size} bytes; {max} are the limit")]
     LargeExtended { size: u64, max: u64 },
@@ -61,6 +61,16 @@ impl Fault {
     /// Whether the layer takes more memory than is set: it is not looked at any further.
     pub fn is_limit(&self) -> bool {
         matches!(self, Self::Draft(DraftError::TooManyInodes(_) | DraftError::TooManyBytes(_)))
+    }
+
+    /// The limit of the configuration that is in the way, as the configuration calls it.
+    pub fn setting(&self) -> Option<&'static str> {
+        match self {
+            Self::TooLarge { .. } => Some("data_bytes_max"),
+            Self::Draft(DraftError::TooManyInodes(_)) => Some("inodes_max"),
+            Self::Draft(DraftError::TooManyBytes(_)) => Some("names_bytes_max"),
+            _ => None,
+        }
     }
 }
 

@@ -124,9 +124,9 @@ pub enum DraftError {
     Device { major: u32, minor: u32 },
     #[error("the extended attribute {0} is larger than a file system could hold")]
     LargeXattr(String),
-    #[error("the layer has more than {0} inodes, the configured limit")]
+    #[error("the layer has more than {0} inodes, the limit inodes_max")]
     TooManyInodes(u32),
-    #[error("the layer's names, targets and attributes take more than {0} bytes, the configured limit")]
+    #[error("the layer's names, targets and attributes take more than {0} bytes, the limit names_bytes_max")]
     TooManyBytes(u64),
 }
 

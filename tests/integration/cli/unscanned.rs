@@ -154,7 +154,21 @@ fn a_bomb_beyond_the_ratio() {
     let node = Node::new();
     node.configure("[scan.limits]\nratio_max = 20\nratio_from_bytes = 1000000\n");
     let bomb = Layer::gzip(&Tar::new().file("zeros", &vec![0; 8 << 20]).done());
-    refused(&node, &bomb, &["more than 20 times", "as only a bomb should", "ratio_max"]);
+    refused(&node, &bomb, &["more than 20 times", "as only a bomb should", "ratio_max in [scan.limits]"]);
+}
+
+/// The image is right, and nobody need build it again.
+#[test]
+fn a_layer_of_more_names_than_are_set() {
+    let (node, layer) = (Node::new(), Layer::gzip(&fine_tar()));
+    for (setting, value) in [("inodes_max", 1), ("names_bytes_max", 100)] {
+        node.configure(&format!("[scan.limits]\n{setting} = {value}\n"));
+        let raise = format!("raise {setting} in [scan.limits] if you trust the image");
+        refused(&node, &layer, &[&raise, &format!("more than {value} ")]);
+        let image = Image::of(std::slice::from_ref(&layer)).write_layout(&node.path("layout"));
+        let said = node.oncefs(&["pull", &image]).fails(3, &[&raise]).err;
+        assert!(!said.contains("built again"), "{said}");
+    }
 }
 
 #[test]
@@ -162,7 +176,7 @@ fn a_layer_beyond_the_size_limit() {
     let node = Node::new();
     node.configure("[scan.limits]\ndata_bytes_max = 300000\n");
     for layer in [Layer::gzip(&fine_tar()), Layer::plain(&fine_tar()), Layer::zstd(&fine_tar())] {
-        refused(&node, &layer, &["300000", "limit"]);
+        refused(&node, &layer, &["300000", "data_bytes_max", "[scan.limits]"]);
     }
     let small = Image::of(&[Layer::gzip(&Tar::new().file("small", b"1").done())]).write_layout(&node.path("layout"));
     node.oncefs(&["pull", &small]).well();
