@@ -17,8 +17,10 @@ const NAME: &str = "devices";
 /// Adds a mount, and leaves out those that are gone. Two at once would lose one.
 pub(super) fn note(run: &Path, device: Device) -> io::Result<()> {
     let table = mount::table()?;
-    let is_there = |device: &Device| table.iter().any(|at| at.device == *device && at.kind == MOUNT_KIND);
-    let mut devices: Vec<Device> = noted(run)?.into_iter().filter(is_there).collect();
+    // The next server goes on with a mount, and the kernel gives numbers again.
+    let is_another =
+        |noted: &Device| *noted != device && table.iter().any(|at| at.device == *noted && at.kind == MOUNT_KIND);
+    let mut devices: Vec<Device> = noted(run)?.into_iter().filter(is_another).collect();
     devices.push(device);
     let lines: String = devices.iter().map(|(major, minor)| format!("{major}:{minor}\n")).collect();
     let new = run.join(format!("{NAME}.new"));

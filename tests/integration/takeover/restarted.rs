@@ -69,6 +69,8 @@ fn who_waits_waits_on_when_the_server_is_restarted() {
         waiting.kept.signal(Signal::TERM);
         waiting.is_followed();
     }
+    let devices = std::fs::read_to_string(waiting.kept.service.run_dir().join("devices")).unwrap();
+    assert_eq!(devices.lines().count(), 1, "it is the same mount all the time: {devices}");
     waiting.ends_well();
 }
 
