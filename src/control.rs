@@ -14,11 +14,13 @@ mod cache;
 mod client;
 mod index;
 mod trace;
+mod wanted;
 
 pub use cache::{CacheReport, PinSummary, PruneCall, PruneSummary};
 pub use client::{Client, ClientError, socket};
 pub use index::{IndexAction, IndexCall, IndexLayer, IndexReport, IndexSummary};
 pub use trace::{TraceReport, TracedLayer, TracedRequest, TracedTouch};
+pub use wanted::{Wanted, one_name};
 
 /// What the server can be asked. The name of each is its path below `/v1/`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,6 +105,8 @@ pub struct ContainerdCall {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Event {
+    /// Something that the caller should know beside.
+    Told(String),
     /// The image's manifest and config are known.
     Resolved(ImageReport),
     /// Where its layers are now.

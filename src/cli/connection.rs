@@ -8,7 +8,8 @@ use tokio::sync::mpsc;
 use super::Setting;
 use super::progress::Shown;
 use super::serve::keep_logins_from_view;
-use crate::control::{Answer, Call, Client, ClientError, Event, Failure, FailureKind, Outcome};
+use crate::config::Flags;
+use crate::control::{Answer, Call, ClientError, Event, Failure, FailureKind, Outcome, Wanted, one_name};
 use crate::daemon::{self, Node, StartError};
 use crate::errors::with_causes;
 
@@ -56,11 +57,11 @@ impl Setting {
                 () = &mut interrupt => return Err(of_client(&ClientError::Interrupted)),
             };
             let mut client = match connected {
-                Err(StartError::Client(error)) => {
+                Err(StartError::Client(error)) if !matches!(error, ClientError::Closed { .. }) => {
                     last = Some(of_client(&error));
                     continue;
                 }
-                connected => connected.map_err(|error| of_start(&error))?,
+                connected => connected.map_err(|error| of_start(&error))?.wanting(self.wanted()),
             };
             match client.call(call, &mut |news| shown.show(&news), &mut interrupt).await {
                 Err(error @ ClientError::Gone(_)) => last = Some(of_client(&error)),
@@ -96,7 +97,10 @@ impl Setting {
     pub(super) async fn call_running(&self, call: &Call, shown: &mut Shown) -> Option<Result<Outcome, Failure>> {
         let patience = Instant::now() + PATIENCE;
         loop {
-            let mut client: Client = daemon::running(&self.config.run).await?;
+            let mut client = match daemon::running(&self.config.run).await {
+                Ok(running) => running?.wanting(self.wanted()),
+                Err(error) => return Some(Err(of_client(&error))),
+            };
             match client.call(call, &mut |news| shown.show(&news), interrupted()).await {
                 // One that ends takes its socket away. Where that stays, somebody keeps it for the next server, which needs the store:
                 // it must not be opened here.
@@ -105,6 +109,13 @@ impl Setting {
                 Ok(answered) => return Some(answered.map(|answer| answer.outcome)),
             }
         }
+    }
+
+    /// What of the flags a server that runs has, or has not.
+    fn wanted(&self) -> Wanted {
+        let Flags { root, config, log, .. } = &self.flags;
+        let root = root.as_ref().map(|_| one_name(&self.config.root));
+        Wanted { root, config: config.as_deref().map(one_name), log: log.clone() }
     }
 
     /// The store, opened by this process.
@@ -163,13 +174,15 @@ pub(super) async fn interrupted() {
 fn of_start(error: &StartError) -> Failure {
     match error {
         StartError::Failed(failure) => failure.clone(),
+        StartError::Client(error) => of_client(error),
         StartError::Run { .. } => Failure::new(FailureKind::Usage, with_causes(error)),
         _ => Failure::new(FailureKind::Other, with_causes(error)),
     }
 }
 
-fn of_client(error: &ClientError) -> Failure {
-    Failure::new(FailureKind::Other, with_causes(error))
+pub(super) fn of_client(error: &ClientError) -> Failure {
+    let kind = if matches!(error, ClientError::Closed { .. }) { FailureKind::Denied } else { FailureKind::Other };
+    Failure::new(kind, with_causes(error))
 }
 
 /// An answer that fits another call.

@@ -10,6 +10,7 @@ use std::str::FromStr;
 
 use clap::Args;
 
+use super::connection::of_client;
 use super::progress::Shown;
 use super::serve::{interrupts, keep_logins_from_view};
 use super::{ImageArgs, Setting, print_line};
@@ -155,7 +156,7 @@ fn owner(who: Option<Who>) -> Owner {
 
 async fn serve_here(call: MountCall, setting: &Setting) -> Result<ExitCode, Failure> {
     let run = &setting.config.run;
-    if daemon::running(run).await.is_some() {
+    if daemon::running(run).await.map_err(|error| of_client(&error))?.is_some() {
         let message =
             format!("a server runs for {} already; mount without --foreground, or choose another --run", run.display());
         return Err(Failure::new(FailureKind::Store, message));

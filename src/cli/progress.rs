@@ -28,6 +28,7 @@ impl Shown {
 
     pub(super) fn show(&mut self, event: &Event) {
         match event {
+            Event::Told(told) => eprintln!("oncefs: {told}"),
             Event::Layers(layers) => {
                 self.here = layers
                     .iter()

@@ -12,13 +12,14 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
-use super::{Answer, Call, Event, Failure};
+use super::{Answer, Call, Event, Failure, Wanted};
 
 /// A connection to the server of one run directory.
 pub struct Client {
     sender: hyper::client::conn::http1::SendRequest<Full<Bytes>>,
     /// The connection's socket once more, to hang up with.
     socket: OwnedFd,
+    wanted: Wanted,
 }
 
 /// Why the server did not answer.
@@ -26,6 +27,8 @@ pub struct Client {
 pub enum ClientError {
     #[error("no server listens at {}", at.display())]
     NoServer { at: PathBuf, source: io::Error },
+    #[error("whether a server listens at {} is not for this user to see: it is for root, for the user it runs as, and for members of [server] group", at.display())]
+    Closed { at: PathBuf, source: io::Error },
     /// It may have ended just now: the call can be made again.
     #[error("the server went away in the middle of an answer; its log may say why")]
     Gone(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -55,7 +58,10 @@ impl Client {
     /// Connects to the server of this run directory, if one listens there.
     pub async fn connect(run: &Path) -> Result<Self, ClientError> {
         let at = socket(run);
-        let no_server = |source| ClientError::NoServer { at: at.clone(), source };
+        let no_server = |source: io::Error| match source.kind() {
+            io::ErrorKind::PermissionDenied => ClientError::Closed { at: at.clone(), source },
+            _ => ClientError::NoServer { at: at.clone(), source },
+        };
         let connecting = tokio::time::timeout(CONNECT_TIMEOUT, UnixStream::connect(&at));
         let stream = connecting.await.map_err(|_| no_server(io::ErrorKind::TimedOut.into()))?.map_err(no_server)?;
         let socket = stream.as_fd().try_clone_to_owned().map_err(gone)?;
@@ -63,7 +69,12 @@ impl Client {
         crate::sync::spawn(async move {
             let _the_answer_breaks_then_too = connection.await;
         });
-        Ok(Self { sender, socket })
+        Ok(Self { sender, socket, wanted: Wanted::default() })
+    }
+
+    /// Says what of a server is meant with each call.
+    pub fn wanting(self, wanted: Wanted) -> Self {
+        Self { wanted, ..self }
     }
 
     /// Makes the call; `on_news` sees every event but the last. `interrupt` gives it up: then either the call had ended
@@ -74,8 +85,8 @@ impl Client {
         on_news: &mut (dyn FnMut(Event) + Send),
         interrupt: impl Future<Output = ()>,
     ) -> Result<Result<Answer, Failure>, ClientError> {
-        let Self { sender, socket } = self;
-        let mut answering = std::pin::pin!(answer(sender, call, on_news));
+        let Self { sender, socket, wanted } = self;
+        let mut answering = std::pin::pin!(answer(sender, call, wanted, on_news));
         tokio::select! {
             answered = &mut answering => return answered,
             () = interrupt => {}
@@ -91,11 +102,13 @@ impl Client {
 async fn answer(
     sender: &mut hyper::client::conn::http1::SendRequest<Full<Bytes>>,
     call: &Call,
+    wanted: &Wanted,
     on_news: &mut (dyn FnMut(Event) + Send),
 ) -> Result<Result<Answer, Failure>, ClientError> {
     let body = serde_json::to_vec(call).map_err(ClientError::Answer)?;
     let request = Request::post(call.path()).header("host", "oncefs").header("content-type", "application/json");
-    let request = request.body(Full::new(body.into())).map_err(gone)?;
+    let mut request = request.body(Full::new(body.into())).map_err(gone)?;
+    request.headers_mut().extend(wanted.headers());
     let response = sender.send_request(request).await.map_err(gone)?;
     let mut answer = Lines { body: response.into_body(), buffer: Vec::new() };
     loop {

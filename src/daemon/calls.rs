@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Extension, Json, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Router, middleware};
@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use super::access::{Access, Caller, admit, refusal};
 use super::metrics::Exposed;
 use super::server::{Active, Server};
-use crate::control::{Call, Event};
+use crate::control::{Call, Event, Wanted};
 use crate::metrics;
 
 /// A call is a reference and a path or two.
@@ -66,16 +66,24 @@ async fn counted(State(exposed): State<Arc<Exposed>>) -> Response {
 async fn answer(
     State(server): State<Arc<Server>>,
     Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
     Json(call): Json<Call>,
 ) -> Response {
     if !caller.may(&call) {
-        return refusal("only root, or the user the server runs as, may do this");
+        return refusal(
+            "only root, or the user the server runs as, may do this; operators may ask for status, check and prune, and pull, inspect, pin, \
+             unpin, trace, index ls and index verify of images in registries",
+        );
     }
+    let wanted = Wanted::of_headers(&headers);
     // An answer without a line: the caller looks for the next server.
     let Some(active) = Active::new(&server) else { return StatusCode::SERVICE_UNAVAILABLE.into_response() };
     let (news, told) = mpsc::unbounded_channel();
     let work = Box::pin(async move {
-        let outcome = server.answer_while_it_serves(&call, &news).await;
+        let outcome = match server.is_meant(&wanted, &news) {
+            Ok(()) => server.answer_while_it_serves(&call, &news).await,
+            Err(other) => Err(other),
+        };
         drop(news);
         match outcome {
             Ok(outcome) => Event::Done { outcome, server_ends: active.is_last() },

@@ -26,6 +26,7 @@ mod server;
 mod services;
 mod sockets;
 mod start;
+mod terms;
 mod trace;
 
 pub use chains::ServedChains;

@@ -25,8 +25,9 @@ use super::reload::Reload;
 use super::services::{Cri, Services, open_snapshots};
 use super::sockets::{self, Sockets};
 use super::start::hold_run;
+use super::terms::Terms;
 use crate::config::{Config, Flags};
-use crate::control::{Call, Failure, FailureKind, Outcome};
+use crate::control::{Call, Event, Failure, FailureKind, Outcome, Wanted};
 use crate::snapshotter::Snapshots;
 use crate::sys::mount as kernel;
 
@@ -73,6 +74,7 @@ pub(super) struct Server {
     snapshots: Option<Snapshots>,
     lifetime: Lifetime,
     counted: Counted,
+    terms: Terms,
     /// Calls being answered, and whether there has been one.
     calls: watch::Sender<Calls>,
     /// The grace is over: what is not done by now is not done.
@@ -122,7 +124,8 @@ pub async fn serve(start: Start, ready: impl FnOnce(), interrupts: Interrupts) -
     let has_taken_over = !connections.is_empty();
     let mounts = Mounts::kept(node.clone(), config.clone(), keeping.clone());
     mounts.take_over(connections).await?;
-    let begun = begin((&config, lifetime, has_taken_over), sockets, &node, &mounts).await;
+    let terms = Terms::new(&config, &flags);
+    let begun = begin((&config, lifetime, has_taken_over), sockets, &node, &mounts, terms).await;
     let Begun { server, services } = match begun {
         Err(failed) if has_taken_over && keeping.is_there() => {
             tracing::error!(error = %failed, "cannot serve; what is mounted is left to the next server");
@@ -197,6 +200,7 @@ async fn begin(
     sockets: Sockets,
     node: &Node,
     mounts: &Mounts,
+    terms: Terms,
 ) -> Result<Begun, Failure> {
     node.images().complete_in_background();
     let snapshots = match sockets.snapshotter {
@@ -212,7 +216,8 @@ async fn begin(
     let calls = watch::Sender::new(Calls { ever: has_taken_over, ..Calls::default() });
     let (of_node, of_mounts, of_snapshots) = (node.clone(), mounts.clone(), snapshots.clone());
     let cut = watch::Sender::default();
-    let server = Server { node: of_node, mounts: of_mounts, snapshots: of_snapshots, lifetime, counted, calls, cut };
+    let server =
+        Server { node: of_node, mounts: of_mounts, snapshots: of_snapshots, lifetime, counted, terms, calls, cut };
     let server = Arc::new(server);
     let services = Services::start(sockets, &server, &exposed, snapshots, cri)?;
     Ok(Begun { server, services })
@@ -245,6 +250,14 @@ impl Server {
             answered = self.answer(&call, &news) => answered.map(drop),
             () = interrupts.reach(1) => Err(interrupted()),
         }
+    }
+
+    /// Whether this is the server that the caller means; what of that is not so, the caller is told.
+    pub(super) fn is_meant(&self, wanted: &Wanted, news: &News) -> Result<(), Failure> {
+        for told in self.terms.compare(wanted)? {
+            let _nobody_listens = news.send(Event::Told(told));
+        }
+        Ok(())
     }
 
     /// Does what a call says, unless the server's time is over before.

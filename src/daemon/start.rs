@@ -58,18 +58,25 @@ pub fn prepare_run(run: &Path) -> Result<(), StartError> {
 }
 
 /// The server of this run directory, if there is one.
-pub async fn running(run: &Path) -> Option<Client> {
-    Client::connect(run).await.ok()
+///
+/// # Errors
+/// Fails where it is not for this user to see whether there is one.
+pub async fn running(run: &Path) -> Result<Option<Client>, ClientError> {
+    match Client::connect(run).await {
+        Ok(client) => Ok(Some(client)),
+        Err(closed @ ClientError::Closed { .. }) => Err(closed),
+        Err(_) => Ok(None),
+    }
 }
 
 /// The server of this run directory; if there is none, one is started that ends when it has nothing left to do.
 pub async fn connect_or_start(config: &Config, flags: &Flags) -> Result<Client, StartError> {
-    if let Some(client) = running(&config.run).await {
+    if let Some(client) = running(&config.run).await? {
         return Ok(client);
     }
     prepare_run(&config.run)?;
     let _one_at_a_time = lock(&config.run.join("start.lock"), PATIENCE).await?;
-    if let Some(client) = running(&config.run).await {
+    if let Some(client) = running(&config.run).await? {
         return Ok(client);
     }
     let (run, flags, root) = (config.run.clone(), flags.clone(), config.root.clone());

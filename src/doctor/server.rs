@@ -1,5 +1,6 @@
 //! The server of the run directory, if one runs.
 
+use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
 use futures::future::{BoxFuture, FutureExt as _};
@@ -17,7 +18,11 @@ const RESTART: &str = "restart it (systemctl restart oncefs; oncefs umount --all
 pub(super) fn look<'a>(machine: &'a Machine, report: &'a mut Report) -> BoxFuture<'a, ()> {
     async move {
         let run = &machine.config.run;
-        let Some(mut client) = daemon::running(run).await else {
+        let running = match daemon::running(run).await {
+            Ok(running) => running,
+            Err(error) => return report.warning(with_causes(&error), "run this as one of them"),
+        };
+        let Some(mut client) = running else {
             return match control::socket(run).exists() {
                 true => report.warning(
                     format!(
@@ -47,6 +52,12 @@ pub(super) fn look<'a>(machine: &'a Machine, report: &'a mut Report) -> BoxFutur
     .boxed()
 }
 
+/// Whether a keeper has started it, as its command line says.
+fn is_kept(pid: u32) -> bool {
+    std::fs::read(format!("/proc/{pid}/cmdline"))
+        .is_ok_and(|line| line.split(|byte| *byte == 0).any(|word| word == b"--kept"))
+}
+
 fn tell(machine: &Machine, status: &StatusReport, report: &mut Report) {
     if let Some(failure) = &status.database_failure {
         report.problem(
@@ -62,6 +73,14 @@ fn tell(machine: &Machine, status: &StatusReport, report: &mut Report) {
         report.warning(
             format!("the server is of version {theirs}, this program of {ours}"),
             "restart it: systemctl restart oncefs, or oncefs umount --all and mount again",
+        );
+    }
+    if is_kept(pid)
+        && UnixDatagram::unbound().is_ok_and(|to| to.connect(machine.config.run.join("keeper.sock")).is_err())
+    {
+        report.warning(
+            "the keeper of this server is no more: should the server die too, what it has mounted is lost",
+            "when it suits you, unmount (oncefs umount --all) and mount again; or restart the service that has oncefs serve --keeper",
         );
     }
     if status.root != machine.config.root {
