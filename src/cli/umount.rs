@@ -6,17 +6,18 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::Setting;
+use super::connection::unexpected;
 use super::progress::Shown;
-use crate::control::{Call, Failure, FailureKind, UmountCall};
+use crate::control::{Call, Failure, FailureKind, Outcome, UmountCall, one_name};
 use crate::daemon;
-use crate::sys::mount;
+use crate::sys::mount::{self, Mounted};
 
 const EXAMPLES: &str = "\
 Examples:
   oncefs umount /mnt
   oncefs umount --all
 
-A mount in use leaves the sight at once and ends with its last user. Plain umount(8) works as well.";
+A mount in use leaves the sight at once and ends with its last user. Plain umount(8) works as well. DIR may also be a mount of a server of another run directory; --all leaves those alone.";
 
 /// Take a mounted image away
 #[derive(Debug, Args)]
@@ -35,9 +36,14 @@ impl Umount {
         let (run, at) = (&setting.config.run, self.at.as_deref().map(resolved));
         let call = Call::Umount(UmountCall { at: at.clone() });
         match setting.call_running(&call, &mut Shown::new()).await {
-            Some(Ok(_)) if at.is_some() => return Ok(ExitCode::SUCCESS),
-            // What an earlier server left is unknown to this one.
-            Some(Ok(_)) => {}
+            Some(Ok(Outcome::Unmounted { at: gone })) => {
+                gone.iter().for_each(|at| forget(at));
+                if at.is_some() {
+                    return Ok(ExitCode::SUCCESS);
+                }
+                // What an earlier server left is unknown to this one.
+            }
+            Some(Ok(other)) => return Err(unexpected(&other)),
             Some(Err(failed)) if failed.kind == FailureKind::NotFound => {}
             Some(Err(failed)) => return Err(failed),
             // One that was killed just now holds its mounts until its last descriptor is closed.
@@ -64,7 +70,15 @@ fn clear(run: &Path, at: Option<&Path>) -> Result<(), Failure> {
     let Some(at) = at else { return clear_all(run) };
     let failed = |error| Failure::new(FailureKind::Other, format!("cannot unmount {}: {error}", at.display()));
     match mount::mounted_at(at).map_err(failed)? {
-        Some(mounted) if mounted.kind == daemon::MOUNT_KIND => mount::detach_as_anybody(at).map_err(failed),
+        Some(mounted) if mounted.kind == daemon::MOUNT_KIND => {
+            let other = of_another(&mounted, run);
+            mount::detach_as_anybody(at).map_err(failed)?;
+            forget(at);
+            if let Some(other) = other {
+                eprintln!("oncefs: {} was a mount of the server of {}", at.display(), other.display());
+            }
+            Ok(())
+        }
         _ => {
             let message = format!("nothing of oncefs is mounted at {}", at.display());
             Err(Failure::new(FailureKind::NotFound, message))
@@ -72,14 +86,32 @@ fn clear(run: &Path, at: Option<&Path>) -> Result<(), Failure> {
     }
 }
 
+/// The run directory of the server that has made it, if that is another one and lives: it shows its file system whole there.
+fn of_another(mounted: &Mounted, run: &Path) -> Option<PathBuf> {
+    let table = mount::table().ok()?;
+    let is_whole = |one: &&Mounted| one.device == mounted.device && one.root == Path::new("/") && one.at != mounted.at;
+    let other = table.iter().find(is_whole)?.at.parent()?.to_owned();
+    (other != one_name(run) && daemon::is_held(&other)).then_some(other)
+}
+
+/// umount(8) would: nobody shall wait for the network on behalf of what is gone. That it cannot be done is no failure of the unmounting.
+fn forget(at: &Path) {
+    if let Err(error) = mount::forget_notes(at) {
+        tracing::warn!(%error, at = %at.display(), "/run/mount/utab may still tell of it");
+    }
+}
+
 /// All that servers of the run directory left, the latest first.
 fn clear_all(run: &Path) -> Result<(), Failure> {
     let unreadable = |error| Failure::new(FailureKind::Other, format!("cannot see what is mounted: {error}"));
     let (table, ours) = (mount::table().map_err(unreadable)?, daemon::noted_devices(run).map_err(unreadable)?);
-    let is_ours = |mounted: &&mount::Mounted| mounted.kind == daemon::MOUNT_KIND && ours.contains(&mounted.device);
+    let is_ours = |mounted: &&Mounted| mounted.kind == daemon::MOUNT_KIND && ours.contains(&mounted.device);
     let mut failed = None;
     for mounted in table.iter().rev().filter(is_ours).filter(|mounted| mount::is_dead(&mounted.at)) {
-        let Err(error) = mount::detach_as_anybody(&mounted.at) else { continue };
+        let Err(error) = mount::detach_as_anybody(&mounted.at) else {
+            forget(&mounted.at);
+            continue;
+        };
         // A server that ends takes its own away.
         let is_still_there =
             mount::mounted_at(&mounted.at).is_ok_and(|now| now.is_some_and(|now| now.device == mounted.device));

@@ -38,6 +38,12 @@ pub struct Restrictions {
     pub noexec: bool,
 }
 
+/// libmount's table of what the kernel does not keep of mounts (libmount, `mnt_get_utab_path`): words as in `TARGET=/mnt`.
+const NOTES: &str = "/run/mount/utab";
+
+/// Lines about one place, at most.
+const NOTES_MAX: usize = 8;
+
 /// A dead mount says so at once; on a busy machine, when it is our turn.
 const DEAD_ANSWERS: Duration = Duration::from_secs(5);
 
@@ -94,6 +100,33 @@ fn fusermount(at: &Path) -> io::Result<()> {
         return Ok(());
     }
     Err(io::Error::other(String::from_utf8_lossy(&said.stderr).trim().to_owned()))
+}
+
+/// Has umount(8) take away what mount(8) has noted of a mount that was at `at`, as `_netdev`: libmount's own table, which the kernel knows nothing of.
+/// Nothing is done where nothing is noted, or something is mounted.
+pub fn forget_notes(at: &Path) -> io::Result<()> {
+    // It takes one line at a time, and there are two where a helper has noted something, too.
+    for _ in 0..NOTES_MAX {
+        if !is_noted(at)? || mounted_at(at)?.is_some() {
+            break;
+        }
+        let mut umount = Command::new("/bin/umount");
+        umount.args(["--fake", "--internal-only", "--no-canonicalize", "--"]).arg(at);
+        let status = umount.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status()?;
+        if !status.success() {
+            return Err(io::Error::other(format!("umount --fake ends with {status}")));
+        }
+    }
+    Ok(())
+}
+
+fn is_noted(at: &Path) -> io::Result<bool> {
+    let noted = match fs::read(NOTES) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        noted => noted?,
+    };
+    let mut words = noted.split(|byte| matches!(byte, b' ' | b'\n'));
+    Ok(words.any(|word| word.strip_prefix(b"TARGET=").is_some_and(|target| unescape(target) == at)))
 }
 
 /// Whether what is mounted there is a file system whose server has died. One that lives may be slow to answer: it is not waited for. The

@@ -96,6 +96,22 @@ fn a_line_of_fstab_is_mounted_by_its_directory_alone() {
     machine.node.assert_at_rest();
 }
 
+/// What mount(8) has noted of a mount, and the kernel does not keep, goes with it whoever takes it away.
+#[test]
+fn umount_of_oncefs_leaves_no_note_of_a_mount_either() {
+    let machine = Machine::new();
+    let script = "
+        oncefs() { \"$SBIN/oncefs\" --root \"$ROOT\" --run \"$RUN\" --config \"$CONFIG\" \"$@\"; }
+        noted() { if grep -q \"TARGET=$DIR/one \" /run/mount/utab; then echo yes; else echo no; fi; }
+        mkdir one two; mount -t oncefs -o \"$(here)\" \"$IMAGE\" two
+        for how in \"$DIR/one\" --all; do
+            mount -t oncefs -o \"$(here),_netdev\" \"$IMAGE\" one; noted; oncefs umount $how; noted
+        done";
+    let ran = machine.script(&machine.image(5), script).well();
+    assert_eq!(ran.out, "yes\nno\nyes\nno\n", "{ran:?}");
+    machine.node.assert_at_rest();
+}
+
 #[test]
 fn a_second_image_at_the_same_place_is_refused_with_the_code_of_a_failed_mount() {
     let machine = Machine::new();
