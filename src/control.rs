@@ -249,7 +249,7 @@ pub struct ClaimedReport {
     pub claims: usize,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct StatusReport {
     pub version: String,
     pub root: PathBuf,

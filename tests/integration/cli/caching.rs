@@ -1,6 +1,6 @@
 //! What stays in the cache and what goes, as a user sees it.
 
-use super::image::Image;
+use super::image::{Image, MANIFEST};
 use super::mounting::assert_usual;
 use super::node::Node;
 use super::registry::Registry;
@@ -39,6 +39,8 @@ fn a_pinned_image_survives_pruning_and_restarts_and_an_unpinned_one_is_fetched_a
     let one = node.oncefs(&["status", &image.manifest_digest().to_string()]).well().out;
     assert!(one.contains(" 0 %, ") && !one.contains("pinned"), "{one}");
     node.oncefs(&["status", "no-such-image"]).fails(4, &["not known here", "oncefs pull"]);
+    node.oncefs(&["status", "usual"])
+        .fails(4, &["docker.io/library/usual:latest is not known here", &format!("{name} is")]);
     let at = node.mount(&name, "mnt");
     assert_usual(&at, 90);
     assert!(registry.layer_requests(&image) > requests);
@@ -96,6 +98,35 @@ fn a_pull_that_the_cache_cannot_hold_says_so_and_does_not_go_round() {
     let ran = node.oncefs(&["mount", "--wait", &name, at.to_str().unwrap()]).well();
     assert!(ran.err.contains("of it are here"), "{}", ran.err);
     assert_usual(&at, 93);
+    node.umount(&at).well();
+    node.assert_at_rest();
+}
+
+#[test]
+fn images_that_are_not_mounted_are_named_and_two_of_one_name_are_told_apart() {
+    let (node, image, next) = (Node::new(), Image::usual(94), Image::usual(95));
+    assert!(node.oncefs(&["status"]).well().out.starts_with("no store at "));
+    assert_eq!(node.status()["layers"], serde_json::json!([]));
+    assert!(!node.root().exists(), "who only asks makes none");
+    let registry = Registry::with(&image);
+    let (name, other) = (registry.image(), format!("{}/images/usual:2", registry.host()));
+    let at = node.mount(&name, "mnt");
+    let text = node.oncefs(&["status"]).well().out;
+    assert!(text.contains(&format!("{}  {name}  linux/", at.display())) && !text.contains("images that"), "{text}");
+    registry.put("2", MANIFEST, &next.manifest);
+    registry.put(&next.manifest_digest().to_string(), MANIFEST, &next.manifest);
+    for (digest, bytes) in next.blobs() {
+        registry.put(&digest.to_string(), "application/octet-stream", &bytes);
+    }
+    node.oncefs(&["pull", &other]).well();
+    let text = node.oncefs(&["status"]).well().out;
+    assert!(text.contains(&format!("images that no mount uses:\n  {other}  linux/")), "{text}");
+    registry.put("1", MANIFEST, &next.manifest);
+    node.oncefs(&["pull", &name]).well();
+    let text = node.oncefs(&["status"]).well().out;
+    let mounted = format!("{}  {name}@{}  linux/", at.display(), image.manifest_digest());
+    let pulled = format!("\n  {name}@{}  linux/", next.manifest_digest());
+    assert!(text.contains(&mounted) && text.contains(&pulled), "{text}");
     node.umount(&at).well();
     node.assert_at_rest();
 }
