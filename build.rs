@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-const CONTAINERD: [&str; 2] = ["snapshots.proto", "namespaces.proto"];
+const CONTAINERD: [&str; 3] = ["snapshots.proto", "namespaces.proto", "version.proto"];
 /// Messages only: the proxy passes calls on as bytes.
 const CRI: [&str; 1] = ["cri.proto"];
 /// Their `Debug` would show passwords.

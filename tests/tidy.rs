@@ -51,7 +51,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "view",
         ],
     ),
-    ("doctor", &["blob", "config", "control", "daemon", "errors", "registry", "sys"]),
+    ("doctor", &["blob", "config", "control", "daemon", "errors", "registry", "snapshotter", "sys"]),
     ("keeper", &["sys"]),
     (
         "cli",

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::mount::absolute;
 use super::serve::keep_logins_from_view;
-use super::{print_json, print_line, set_up};
+use super::{counted, print_json, print_line, set_up};
 use crate::config::{Config, Environment, Flags};
 use crate::control::{Failure, FailureKind};
 use crate::doctor::{Finding, Level, Machine, examine};
@@ -112,6 +112,7 @@ fn print(findings: &[Finding]) {
             print_line(&format!("           to do: {change}"));
         }
     }
-    let count = |level| findings.iter().filter(|finding| finding.level == level).count();
-    print_line(&format!("{} problems, {} warnings", count(Level::Problem), count(Level::Warning)));
+    let count = |level| findings.iter().filter(|finding| finding.level == level).count() as u64;
+    let (problems, warnings) = (counted(count(Level::Problem), "problem"), counted(count(Level::Warning), "warning"));
+    print_line(&format!("{problems}, {warnings}"));
 }

@@ -8,7 +8,8 @@ use std::process::Command;
 
 use futures::future::{BoxFuture, FutureExt as _};
 
-use super::{Machine, Report, program, text};
+use super::{Machine, Report, is_root, program, text};
+use crate::snapshotter::containerd_version;
 use file::{Read, Settings};
 
 const CONFIG: &str = "/etc/containerd/config.toml";
@@ -21,19 +22,36 @@ const TRANSFERS: (u32, u32) = (2, 1);
 
 pub(super) fn look<'a>(machine: &'a Machine, report: &'a mut Report) -> BoxFuture<'a, ()> {
     async move {
-        let path = machine.containerd_config.clone().unwrap_or_else(|| PathBuf::from(CONFIG));
-        let running = tokio::task::spawn_blocking(version).await.unwrap_or_default();
-        match &running {
-            Some((said, _)) => report.ok(format!("containerd {said}")),
-            None if machine.containerd_config.is_none() && !path.exists() => {
-                return report.ok("containerd is not here");
-            }
-            None => {}
+        if !is_root() {
+            return report.ok("containerd is not looked at: only root's server has a socket for it");
         }
-        match Settings::read(&path) {
+        let path = machine.containerd_config.clone().unwrap_or_else(|| PathBuf::from(CONFIG));
+        let read = Settings::read(&path);
+        let socket = match &read {
+            Read::Here(settings) => settings.socket(),
+            _ => Settings::default().socket(),
+        };
+        let version = match containerd_version(Path::new(&socket)).await {
+            Some(running) => {
+                report.ok(format!("containerd {running} runs"));
+                numbers(&running)
+            }
+            None => match tokio::task::spawn_blocking(installed).await.unwrap_or_default() {
+                Some(installed) => {
+                    report.ok(format!("containerd {installed} is installed, and none answers at {socket}"));
+                    numbers(&installed)
+                }
+                None if machine.containerd_config.is_none() && !path.exists() => {
+                    return report.ok("containerd is not here");
+                }
+                None => None,
+            },
+        };
+        match read {
             Read::Here(settings) => {
-                Look { machine, settings: &settings, version: running.and_then(|(_, version)| version), path: &path }
-                    .tell(report);
+                // Another one may be installed than the one that reads this.
+                let version = version.filter(|version| settings.version() < 3 || version.0 >= 2);
+                Look { machine, settings: &settings, version, path: &path }.tell(report);
             }
             Read::Missing => report.warning(
                 format!("there is no {}: containerd does not know oncefs", path.display()),
@@ -45,14 +63,17 @@ pub(super) fn look<'a>(machine: &'a Machine, report: &'a mut Report) -> BoxFutur
     .boxed()
 }
 
-/// What the program says of itself, and its major and minor version.
-fn version() -> Option<(String, Option<(u32, u32)>)> {
+/// What the program says of itself.
+fn installed() -> Option<String> {
     let said = Command::new(program("containerd")?).arg("--version").output().ok()?;
     // containerd github.com/containerd/containerd v2.1.4 75cb2b7193e4
-    let said = String::from_utf8_lossy(&said.stdout).split_whitespace().nth(2)?.to_owned();
-    let mut numbers = said.trim_start_matches('v').split('.').map(|number| number.parse().ok());
-    let version = numbers.next().flatten().zip(numbers.next().flatten());
-    Some((said, version))
+    String::from_utf8_lossy(&said.stdout).split_whitespace().nth(2).map(str::to_owned)
+}
+
+/// Major and minor version.
+fn numbers(version: &str) -> Option<(u32, u32)> {
+    let mut numbers = version.trim_start_matches('v').split('.').map(|number| number.parse().ok());
+    numbers.next().flatten().zip(numbers.next().flatten())
 }
 
 /// A look at one configuration.

@@ -14,7 +14,7 @@ use crate::sys::file;
 const FREE_BYTES_MIN: u64 = 256 << 20;
 const FREE_BYTES_FEW: u64 = 4 << 30;
 
-/// Inodes for some hundred layers of four files each, and for their snapshots.
+/// Inodes for some hundred layers of six files each, and for their snapshots.
 const FREE_INODES_MIN: u64 = 1000;
 const FREE_INODES_FEW: u64 = 20_000;
 
@@ -117,6 +117,7 @@ impl Probed {
         let mib = |bytes: u64| bytes >> 20;
         let found = format!("{} MiB of {} MiB are free below {root}", mib(self.available), mib(self.total));
         match self.available {
+            _ if self.total < FREE_BYTES_MIN => report.problem(format!("the disk is too small: {found}"), change),
             0..FREE_BYTES_MIN => report.problem(format!("the disk is full: {found}"), change),
             FREE_BYTES_MIN..FREE_BYTES_FEW => report.warning(format!("the disk is nearly full: {found}"), change),
             _ => report.ok(found),

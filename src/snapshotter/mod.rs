@@ -17,6 +17,7 @@ mod record;
 mod service;
 mod snapshots;
 mod status;
+mod version;
 
 pub use book::{Content, Kind, Labels, Snapshot};
 pub use chains::{Chains, LayerSource, NotShown, UnknownChain, Usage, Wanted};
@@ -26,3 +27,4 @@ pub use filter::Filters;
 pub use metrics::Metrics;
 pub use service::{ServiceFailed, serve};
 pub use snapshots::{Commit, CompareError, Compared, New, Snapshots};
+pub use version::containerd_version;

@@ -7,4 +7,5 @@ mod made {
 
 pub use made::containerd::services::namespaces::v1 as namespaces;
 pub use made::containerd::services::snapshots::v1;
+pub use made::containerd::services::version::v1 as version;
 pub use made::containerd::types;

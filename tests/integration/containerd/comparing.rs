@@ -52,6 +52,11 @@ fn who_cannot_be_compared_with_is_named() {
     let mut node = Node::start(Snapshotter::Oncefs, &images);
     let said = node.oncefs().oncefs(&["check", "--containerd=/nowhere.sock"]).fails(1, &["/nowhere.sock"]).err;
     assert!(said.contains("cannot reach containerd"), "{said}");
+    let config = node.oncefs().run_dir().join("containerd.toml");
+    std::fs::write(&config, format!("[grpc]\naddress = {:?}\n", node.containerd.socket())).unwrap();
+    let said = node.oncefs().oncefs(&["doctor", "--containerd-config", config.to_str().unwrap()]).out;
+    let runs = |line: &str| line.starts_with("  ok       containerd ") && line.ends_with(" runs");
+    assert!(said.lines().any(runs), "{said}");
     check(&node, &["--snapshotter", "once"]).fails(1, &["once"]);
     node.oncefs_mut().stop();
     check(&node, &[]).fails(2, &["oncefs serve does not run"]);
