@@ -16,6 +16,7 @@ use crate::snapshotter;
 use crate::store;
 
 mod service;
+mod values;
 
 pub use service::{LogFormat, Metrics, Server};
 
@@ -67,6 +68,10 @@ pub enum ConfigError {
     Read { path: PathBuf, source: std::io::Error },
     #[error("{origin}: {message}{hint}")]
     Wrong { origin: String, message: String, hint: String },
+    #[error("{key} = {value}: {cause}")]
+    Value { key: String, value: String, cause: String },
+    #[error("HOME is not set, so there is no place for this user's layers: set it, or name one with --root")]
+    NoHome,
 }
 
 /// Variables that name a key: `ONCEFS_REGISTRY__RETRIES=3` is `retries` in `[registry]`.
@@ -149,9 +154,11 @@ impl Config {
             Some((path, must_exist)) => read(&path, must_exist)?,
             None => toml::Table::new(),
         };
-        let defaults = Self::places(environment, uid);
-        for (key, place) in [("root", &defaults.root), ("run", &defaults.run)] {
-            table.entry(key).or_insert_with(|| place.to_string_lossy().into_owned().into());
+        let (root, run) = places(environment, uid);
+        for (key, place) in [("root", root), ("run", Some(run))] {
+            if let Some(place) = place {
+                table.entry(key).or_insert_with(|| place.to_string_lossy().into_owned().into());
+            }
         }
         for (name, value) in &environment.0 {
             if let Some(key) = name.strip_prefix(PREFIX).filter(|_| name != CONFIG_VARIABLE) {
@@ -160,7 +167,11 @@ impl Config {
                 check(table.clone(), &format!("environment variable {name}"))?;
             }
         }
+        if !table.contains_key("root") && flags.root.is_none() {
+            return Err(ConfigError::NoHome);
+        }
         let mut config = check(table, "configuration")?;
+        config.check_places()?;
         let Flags { root, run, log, log_format, address, .. } = flags.clone();
         config.root = root.unwrap_or(config.root);
         config.run = run.unwrap_or(config.run);
@@ -176,6 +187,7 @@ impl Config {
             config.registry.helper_path =
                 path.split(':').filter(|folder| folder.starts_with('/')).map(PathBuf::from).collect();
         }
+        config.check_values()?;
         Ok(config)
     }
 
@@ -207,18 +219,18 @@ impl Config {
         differ("", &table(self), &table(other), &mut keys);
         keys
     }
+}
 
-    fn places(environment: &Environment, uid: u32) -> Self {
-        if uid == 0 {
-            return Self::default();
-        }
-        let home = environment.path("HOME").unwrap_or_else(|| "/".into());
-        let data = environment.path("XDG_DATA_HOME").unwrap_or_else(|| home.join(".local/share"));
-        let run = environment
-            .path("XDG_RUNTIME_DIR")
-            .map_or_else(|| format!("/tmp/oncefs-{uid}").into(), |run| run.join("oncefs"));
-        Self { root: data.join("oncefs"), run, ..Self::default() }
+/// The root, unless nobody can say where a user's would be, and the run directory.
+fn places(environment: &Environment, uid: u32) -> (Option<PathBuf>, PathBuf) {
+    if uid == 0 {
+        let Config { root, run, .. } = Config::default();
+        return (Some(root), run);
     }
+    let home = || environment.path("HOME").map(|home| home.join(".local/share"));
+    let data = environment.path("XDG_DATA_HOME").or_else(home);
+    let run = environment.path("XDG_RUNTIME_DIR").map(|run| run.join("oncefs"));
+    (data.map(|data| data.join("oncefs")), run.unwrap_or_else(|| format!("/tmp/oncefs-{uid}").into()))
 }
 
 fn differ(above: &str, one: &toml::Table, other: &toml::Table, keys: &mut Vec<String>) {

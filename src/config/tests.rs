@@ -68,6 +68,45 @@ fn a_wrong_type_and_a_missing_file_are_told_with_their_place() {
 }
 
 #[test]
+fn a_value_that_nothing_could_work_with_is_told_with_its_key() {
+    let long = format!("[server]\naddress = '/{}'\n", "a".repeat(107));
+    for (text, key) in [
+        ("root = 'relative'\n", "root = relative"),
+        ("run = 'unix:///run/x'\n", "run = unix:///run/x"),
+        ("[server]\naddress = 'unix:///run/x.sock'\n", "server.address = unix:///run/x.sock: write the path alone"),
+        ("[server]\naddress = 'x.sock'\n", "server.address = x.sock"),
+        (&long, "107 bytes at most, and 108 here"),
+        ("[cache]\nhigh = 20\nlow = 50\n", "cache.low = 50"),
+        ("[cache]\nhigh = 200\n", "cache.high = 200"),
+        ("[cache]\nhigh = 0\nlow = 0\n", "cache.high = 0"),
+        ("[registry]\nconnections_per_host = 0\n", "registry.connections_per_host = 0"),
+        ("[scan.limits]\nratio_max = 0\n", "scan.limits.ratio_max = 0"),
+    ] {
+        let (_folder, flags) = file(text);
+        let error = Config::load(&flags, &Environment::default(), 0).unwrap_err().to_string();
+        assert!(error.contains(key), "{text}: {error}");
+    }
+    // Flags are said by somebody who knows where they stand.
+    let flags = Flags { root: Some("here".into()), run: Some("there".into()), ..Flags::default() };
+    assert!(Config::load(&flags, &Environment::default(), 0).is_ok());
+    let flags = Flags { address: Some("unix:///run/x.sock".into()), ..Flags::default() };
+    assert!(Config::load(&flags, &Environment::default(), 0).is_err());
+}
+
+#[test]
+fn an_ordinary_user_without_a_home_says_where_the_store_is() {
+    let nowhere = Environment::default();
+    assert!(matches!(Config::load(&Flags::default(), &nowhere, 7), Err(ConfigError::NoHome)));
+    for (flags, environment) in [
+        (Flags { root: Some("/x".into()), ..Flags::default() }, nowhere),
+        (Flags::default(), environment(&[("ONCEFS_ROOT", "/x")])),
+    ] {
+        let config = Config::load(&flags, &environment, 7).unwrap();
+        assert_eq!((config.root, config.run), ("/x".into(), "/tmp/oncefs-7".into()));
+    }
+}
+
+#[test]
 fn what_is_shown_can_be_read_again() {
     let config = Config::load(&Flags::default(), &environment(&[("HOME", "/home/ann")]), 7).unwrap();
     assert_eq!(toml::from_str::<Config>(&config.to_toml()).unwrap(), config);

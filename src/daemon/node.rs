@@ -6,12 +6,14 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::access::Access;
 use super::logging::check_level;
 use super::{failure, report};
 use crate::config::Config;
 use crate::control::{CheckSummary, Event, Failure, FailureKind, ImageReport, InspectReport, PullCall, StatusReport};
 use crate::errors::with_causes;
 use crate::image::{Asker, Image, ImageFailed, Images};
+use crate::index::published::signature::SigningKey;
 use crate::registry::{Platform, Reference, Registry};
 use crate::store::{Store, StoreError};
 
@@ -38,6 +40,14 @@ pub struct Node {
 pub fn check_config(config: &Config) -> Result<(), Failure> {
     let wrong = |error| format!("log = {:?}: {}", config.log, with_causes(&error));
     check_level(&config.log).map_err(|error| Failure::new(FailureKind::Usage, wrong(error)))?;
+    Access::new(&config.server.group)?;
+    if let Some(key) = &config.index.signing_key {
+        let refused = |cause: &dyn std::fmt::Display| {
+            Failure::new(FailureKind::Usage, format!("index.signing_key = {}: {cause}", key.display()))
+        };
+        let pem = std::fs::read_to_string(key).map_err(|error| refused(&error))?;
+        SigningKey::of_pem(&pem).map_err(|error| refused(&error))?;
+    }
     let refused = |error| Failure::new(FailureKind::Usage, format!("[registry]: {}", with_causes(&error)));
     Registry::new(config.registry.clone()).map(drop).map_err(refused)
 }

@@ -63,6 +63,9 @@ fn a_check_of_a_configuration_finds_what_would_fail_later() {
         ("log = \"inof\"\n", "inof"),
         ("[registry]\nca_files = [\"/nowhere.pem\"]\n", "/nowhere.pem"),
         ("[registry]\nkubelet_credential_providers = \"/etc/providers.yaml\"\n", "kubelet_credential_provider_bin_dir"),
+        ("[server]\ngroup = \"no-such-group\"\n", "no-such-group"),
+        ("[index]\nsigning_key = \"/nowhere/key.pem\"\n", "index.signing_key = /nowhere/key.pem"),
+        ("[cache]\nhigh = 200\n", "cache.high = 200"),
     ];
     for (text, says) in wrong {
         std::fs::write(node.path("wrong.toml"), text).unwrap();
