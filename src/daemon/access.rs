@@ -17,7 +17,7 @@ use tokio::net::UnixListener;
 
 use super::calls::line;
 use crate::control::{Call, Event, Failure, FailureKind, IndexAction};
-use crate::registry::Remote;
+use crate::registry::Reference;
 use crate::sys::peer::{Peer, group_id};
 
 /// Whom the control socket is for.
@@ -106,7 +106,7 @@ impl Caller {
 
 fn is_for_operators(call: &Call) -> bool {
     // An image on this machine's disk would be read with the owner's rights.
-    let is_remote = |image: &str| image.parse::<Remote>().is_ok();
+    let is_remote = |image: &str| matches!(image.parse(), Ok(Reference::Remote(_)));
     match call {
         Call::Status | Call::Prune(_) => true,
         // Whom it asks about snapshots, it asks as the owner.
@@ -164,6 +164,8 @@ mod tests {
                 containerd: Some(ContainerdCall { socket: "/c.sock".into(), snapshotter: "oncefs".into() }),
             }),
             Call::Pull(pull("oci:/root/layout")),
+            // Relative to where the server stands; without the first word it would be a tag.
+            Call::Pull(pull("oci:layout")),
             Call::Inspect(pull("oci-archive:/root/a.tar")),
             index(IndexAction::Push { sign: None }),
             index(IndexAction::Remove { digest: None }),

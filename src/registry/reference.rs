@@ -60,6 +60,12 @@ pub enum ReferenceError {
         "{0:?} is no port; it must be a number from 1 to 65535. An image is written HOST:PORT/NAME:TAG, oci:DIR or oci-archive:FILE, without https://"
     )]
     Port(String),
+    #[error("{0:?} is a path; an OCI layout there is called oci:{0}, an archive of one oci-archive:{0}")]
+    Path(String),
+    #[error(
+        "{0} does not lead to an image here: HOST/NAME:TAG without http://, oci:DIR and oci-archive:FILE; skopeo copy makes such a layout of others"
+    )]
+    Scheme(String),
     #[error("the name of the repository is missing after the host {0:?}")]
     NoRepository(String),
     #[error("the repository name {0:?} has capital letters; registries know only small ones")]
@@ -97,6 +103,8 @@ const LAYOUT: &str = "oci:";
 const ARCHIVE: &str = "oci-archive:";
 /// skopeo's and our origins' way to say "in a registry"; taken, never required.
 const REMOTE: &str = "docker://";
+/// How others name what is in none of these places.
+const FOREIGN: [&str; 5] = ["http://", "https://", "docker-archive:", "docker-daemon:", "containers-storage:"];
 
 // === impl Reference ===
 
@@ -122,6 +130,10 @@ impl FromStr for Reference {
             Local::parse(rest, LAYOUT).map(Self::Layout)
         } else if let Some(rest) = text.strip_prefix(ARCHIVE) {
             Local::parse(rest, ARCHIVE).map(Self::Archive)
+        } else if text.starts_with(['/', '.', '~']) {
+            Err(ReferenceError::Path(text.to_owned()))
+        } else if let Some(scheme) = FOREIGN.into_iter().find(|scheme| text.starts_with(scheme)) {
+            Err(ReferenceError::Scheme(scheme.to_owned()))
         } else {
             text.strip_prefix(REMOTE).unwrap_or(text).parse().map(Self::Remote)
         }
