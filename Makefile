@@ -17,7 +17,7 @@ export PATH := $(TOOLS)/bin:$(PATH)
 export FSCK_EROFS = $(TOOLS)/fsck.erofs
 export DUMP_EROFS = $(TOOLS)/dump.erofs
 
-.PHONY: all build packages demo test lint unit model deny docs fuzz bench install install-built uninstall clean
+.PHONY: all build packages packages-demo demo test lint unit model deny docs fuzz bench install install-built uninstall clean
 
 all: build
 
@@ -27,7 +27,10 @@ build:
 packages:
 	tests/packages.sh
 
-demo: packages build
+packages-demo:
+	tests/packages.sh demo
+
+demo: packages-demo build
 	tests/demo.sh
 
 # Cheapest first; the first failure ends it.

@@ -1,5 +1,5 @@
 #!/bin/sh
-# packages.sh - makes sure that the programs the tests, the demo and the benches call are installed.
+# packages.sh [demo] - makes sure that the programs the tests, the demo and the benches call are installed; or the demo's alone.
 # Installs what is missing with apt on Debian and its kin; elsewhere, or without root, says what is missing.
 set -eu
 here=$(cd "$(dirname "$0")/.." && pwd)
@@ -11,6 +11,9 @@ setcap:libcap2-bin htpasswd:apache2-utils jq:jq curl:curl runuser:util-linux xz:
 systemd-nspawn:systemd-container man:man-db mkfs.ext4:e2fsprogs
 containerd:containerd ctr:containerd runc:runc
 chromium:chromium"
+
+[ "${1-}" != demo ] || wanted="cc:gcc python3:python3 umoci:umoci skopeo:skopeo docker-registry:docker-registry
+mmdebstrap:mmdebstrap zstd:zstd getfattr:attr jq:jq"
 
 missing=
 for pair in $wanted; do
@@ -28,6 +31,7 @@ if [ -n "$missing" ]; then
     # shellcheck disable=SC2086 # a list of words
     apt-get install -y -q --no-install-recommends $missing >/dev/null || { apt-get update -q; apt-get install -y -q --no-install-recommends $missing; }
 fi
+[ "${1-}" != demo ] || exit 0
 command -v cargo >/dev/null || { echo "packages.sh: no Rust toolchain (1.90 or newer): see https://rustup.rs" >&2; exit 1; }
 "$here/tests/erofs-utils.sh"
 "$here/tests/containerd-2.sh"

@@ -10,8 +10,34 @@ use clap_mangen::roff::{Roff, bold, roman};
 
 use crate::control::{Failure, FailureKind};
 
-const CONFIGURATION: &str = include_str!("../../docs/config.toml");
+pub(super) const CONFIGURATION: &str = include_str!("../../docs/config.toml");
 const MANUAL: &str = "oncefs";
+
+const FILES: [(&str, &str); 4] = [
+    (
+        "/etc/oncefs/config.toml",
+        "The configuration, oncefs.toml(5). Ordinary users: $XDG_CONFIG_HOME/oncefs/config.toml, or ~/.config/oncefs/config.toml.",
+    ),
+    (
+        "/var/lib/oncefs",
+        "The root: layers and the database. Ordinary users: $XDG_DATA_HOME/oncefs, or ~/.local/share/oncefs.",
+    ),
+    (
+        "/run/oncefs",
+        "The run directory: control.sock, snapshotter.sock, cri.sock, the log of a server that a command has started (oncefs.log), the FUSE mount (fs). Ordinary users: $XDG_RUNTIME_DIR/oncefs, or /tmp/oncefs-UID.",
+    ),
+    ("~/.docker/config.json", "Logins, as docker, podman and skopeo write them."),
+];
+
+const VARIABLES: [(&str, &str); 4] = [
+    ("ONCEFS_CONFIG", "Names the configuration file, as --config does."),
+    ("ONCEFS_SECTION__KEY", "A key of the configuration, as in ONCEFS_SCAN__CONCURRENT_LAYERS=2; wins over the file."),
+    ("DOCKER_CONFIG", "The folder of docker's config.json, if it is not ~/.docker."),
+    (
+        "HTTPS_PROXY, NO_PROXY",
+        "The proxy to registries, and the hosts that are asked without it; of the server's environment.",
+    ),
+];
 
 /// Write the pages of the manual
 #[derive(Debug, Args)]
@@ -41,10 +67,26 @@ fn write_commands(command: &clap::Command, to: &Path) -> io::Result<()> {
     let name = page.get_filename();
     let mut text = Vec::new();
     page.render(&mut text)?;
+    if command.get_name() == MANUAL {
+        around().to_writer(&mut text)?;
+    }
     // What follows the options are examples and exit codes, with headings of their own.
     let text = String::from_utf8_lossy(&text).replace(".SH EXTRA\n", ".SH NOTES\n");
     std::fs::write(to.join(name), text)?;
     command.get_subcommands().filter(|below| !below.is_hide_set()).try_for_each(|below| write_commands(below, to))
+}
+
+/// What oncefs(1) says of what is around it.
+fn around() -> Roff {
+    let mut page = Roff::new();
+    for (heading, entries) in [("FILES", &FILES[..]), ("ENVIRONMENT", &VARIABLES)] {
+        page.control("SH", [heading]);
+        for (name, said) in entries {
+            page.control("TP", []).text([bold(*name)]).text([roman(*said)]);
+        }
+    }
+    page.control("SH", ["SEE ALSO"]).text([roman("oncefs.toml(5), mount.oncefs(8), mount(8), fusermount3(1)")]);
+    page
 }
 
 /// oncefs.toml(5): the head of the commented configuration, then each section with its keys.

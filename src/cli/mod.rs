@@ -36,12 +36,12 @@ Examples:
 
 Exit codes:
   0  done
-  1  another failure
+  1  another failure, or interrupted (Ctrl-C)
   2  wrong usage
   3  damaged content (a digest did not match, no layer at all), or problems that
      check has left
   4  no such image, or not for this platform; nothing mounted there
-  5  the registry denies access
+  5  the registry denies access, or the server to this user
   6  the registry cannot be reached
   7  the store is in use, full, or read-only";
 

@@ -34,9 +34,9 @@ Signals:
              end ([server] drain_secs); the second one ends at once. With INT,
              or USR1 before TERM, and where nobody keeps them, mounts are taken
              away. The keeper itself takes both for the end
-  HUP        read the configuration again: log, [registry], [scan.limits] and
-             drain_secs count at once, others from the next start on, and the
-             log says which";
+  HUP        read the configuration again: log, [registry], [cache], [fetch],
+             [scan.limits] and drain_secs count at once, others from the next
+             start on, and the log says which";
 
 /// Serve images to containerd and to the other commands
 #[derive(Debug, Args)]
