@@ -10,7 +10,9 @@ use super::access::Access;
 use super::logging::check_level;
 use super::{failure, report};
 use crate::config::Config;
-use crate::control::{CheckSummary, Event, Failure, FailureKind, ImageReport, InspectReport, PullCall, StatusReport};
+use crate::control::{
+    CheckSummary, Event, Failure, FailureKind, ImageReport, InspectReport, LayerReport, PullCall, StatusReport,
+};
 use crate::errors::with_causes;
 use crate::image::{Asker, Image, ImageFailed, Images};
 use crate::index::published::signature::SigningKey;
@@ -92,8 +94,10 @@ impl Node {
     pub async fn pull(&self, call: &PullCall, news: &News) -> Result<ImageReport, Failure> {
         let image = self.resolve(&call.image, call.platform.as_deref(), Asker::User).await?;
         let _nobody_listens = news.send(Event::Resolved(report::of_image(&self.images, &image)));
-        self.with_news(&image, news, self.images.pull(&image)).await?;
-        Ok(report::of_image(&self.images, &image))
+        let pulled = self.with_news(&image, news, self.images.pull(&image)).await;
+        let now = report::of_image(&self.images, &image);
+        pulled.map_err(|failure| with_others(failure, &now.layers))?;
+        Ok(now)
     }
 
     /// Tells how far the image's layers are while `work` goes on.
@@ -206,6 +210,18 @@ impl Node {
     }
 }
 
+/// The first failure ends the work; what else has failed by then is as good to know.
+fn with_others(mut failure: Failure, layers: &[LayerReport]) -> Failure {
+    for layer in layers {
+        let (digest, error) = (layer.digest.to_string(), layer.error.as_deref());
+        if let Some(error) = error.filter(|_| !failure.message.contains(&digest)) {
+            let whose = if error.contains(&digest) { String::new() } else { format!("layer {digest}: ") };
+            failure.message += &format!("; and {whose}{error}");
+        }
+    }
+    failure
+}
+
 /// What a user means by an image's name and platform.
 pub(super) fn named(image: &str, platform: Option<&str>) -> Result<(Reference, Platform), Failure> {
     let shown = if image.is_empty() { "\"\"" } else { image };
@@ -222,4 +238,32 @@ pub(super) fn named(image: &str, platform: Option<&str>) -> Result<(Reference, P
 pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
     let ended = tokio::task::spawn_blocking(work).await;
     ended.map_err(|_| Failure::new(FailureKind::Other, "the work ended without a result (see the log)"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::State;
+    use crate::digest::{Digest, LayerDigest};
+
+    #[test]
+    fn each_layer_that_has_failed_is_told_once() {
+        let layer = |content: &[u8], error: Option<&str>| LayerReport {
+            digest: LayerDigest(Digest::of(content)),
+            size: 1,
+            state: if error.is_some() { State::Failed } else { State::Scanning },
+            fetched: 0,
+            data_bytes: 0,
+            resident_bytes: 0,
+            index: None,
+            declined: None,
+            waiting: None,
+            error: error.map(str::to_owned),
+        };
+        let layers = [layer(b"a", Some("broken")), layer(b"b", None), layer(b"c", Some("away"))];
+        let first = Failure::new(FailureKind::Corrupt, format!("layer {} is broken", layers[0].digest));
+        let all = with_others(first.clone(), &layers);
+        assert_eq!(all.message, format!("{first}; and layer {}: away", layers[2].digest));
+        assert_eq!(all.kind, FailureKind::Corrupt);
+    }
 }
