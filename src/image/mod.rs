@@ -226,6 +226,12 @@ impl Images {
         let shared = Arc::downgrade(&images.shared);
         let uses = move || shared.upgrade().map(|shared| Self { shared }.uses()).unwrap_or_default();
         images.shared.store.set_uses(Arc::new(uses));
+        let shared = Arc::downgrade(&images.shared);
+        let origins = move |layer: &LayerDigest| match shared.upgrade() {
+            Some(shared) => shared.ledger.lock().origins_of(layer),
+            None => Vec::new(),
+        };
+        images.shared.store.set_origins(Arc::new(origins));
         images
     }
 

@@ -133,6 +133,10 @@ impl Images {
         let (store, layers) = (self.shared.store.clone(), image.layers.clone());
         let write = move || {
             store.remember_image(&record)?;
+            // Who only looks has said nothing of where he would have them from.
+            if asker == Asker::Onlooker {
+                return Ok(());
+            }
             let here = layers.iter().filter(|layer| store.has(&layer.digest));
             here.into_iter().try_for_each(|layer| store.set_origin(&layer.digest, &record.origin))
         };

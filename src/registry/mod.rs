@@ -51,7 +51,7 @@ use crate::digest::{self, Digest, LayerDigest};
 use crate::registry::ask::{Access, Ask};
 use crate::registry::client::Client;
 use crate::registry::clients::Clients;
-use crate::registry::layout::Layout;
+use crate::registry::layout::{Layout, Section};
 use crate::registry::manifest::{ACCEPT, MANIFEST_BYTES_MAX};
 use crate::registry::ranges::LayerBlob;
 use crate::registry::resolve::{Search, Source, aside, local_origin};
@@ -220,6 +220,14 @@ impl Blobs for Registry {
     fn open(&self, layer: LayerDigest, size: u64, origin: Origin) -> BoxFuture<'_, Result<Arc<dyn Blob>, BlobError>> {
         Box::pin(async move { Ok(self.shared.open(layer, size, &origin).await?) })
     }
+
+    fn may_have(&self, layer: &LayerDigest, origin: &Origin) -> bool {
+        match remote_of(origin) {
+            Ok(Some(_)) => true,
+            Ok(None) => self.shared.local_blob(&layer.0, origin).is_ok(),
+            Err(_) => false,
+        }
+    }
 }
 
 // === impl Remote ===
@@ -275,6 +283,18 @@ impl Shared {
         let path = text.strip_prefix(LAYOUT).ok_or_else(|| RegistryError::Origin(text.clone(), None))?;
         let path = PathBuf::from(path);
         aside(move || Layout::open_directory(&path).map(Arc::new)).await
+    }
+
+    /// A blob on this machine's disk, which the origin names. Blocking.
+    fn local_blob(&self, blob: &Digest, origin: &Origin) -> Result<Section, RegistryError> {
+        let text = &origin.0;
+        if let Some(path) = text.strip_prefix(ARCHIVE).map(Path::new) {
+            let known = self.archives.lock().get(path).cloned().filter(|archive| archive.is_current());
+            let archive = known.map_or_else(|| Layout::open_archive(path).map(Arc::new), Ok)?;
+            return archive.blob(blob);
+        }
+        let path = text.strip_prefix(LAYOUT).ok_or_else(|| RegistryError::Origin(text.clone(), None))?;
+        Layout::open_directory(Path::new(path))?.blob(blob)
     }
 
     fn pushed_to(&self, origin: &Origin) -> Result<(Arc<Client>, Repository), RegistryError> {

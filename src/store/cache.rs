@@ -342,7 +342,7 @@ impl Cache {
 fn candidates(layers: &[Arc<Layer>], uses: &Uses, before: u64) -> Vec<Candidate> {
     let mut candidates = Vec::new();
     for (number, layer) in layers.iter().enumerate() {
-        if uses.pinned.contains(&layer.digest()) || layer.origin().is_none() {
+        if uses.pinned.contains(&layer.digest()) || !layer.may_be_had_again() {
             continue;
         }
         let is_in_use = uses.in_use.contains(&layer.digest());

@@ -18,6 +18,7 @@ use crate::store::ahead::Ahead;
 use crate::store::cache::Evicted;
 use crate::store::layout::{DATA, FRAMES, Layout, RESIDENT, TREE};
 use crate::store::outage::Outages;
+use crate::store::places::Sources;
 use crate::store::recency::{self, Recency};
 use crate::store::recording::Recorders;
 use crate::store::resident::{Resident, Unread};
@@ -25,8 +26,8 @@ use crate::store::sums::Sums;
 use crate::store::verdicts::Judged;
 use crate::store::waits::Waits;
 use crate::store::{Shared, StoreError};
+use crate::sync::Arc;
 use crate::sync::atomic::AtomicBool;
-use crate::sync::{Arc, Mutex};
 use crate::sys::file;
 
 /// A layer of the store, cheap to share and safe to keep: it reads on, and fills on, after it was removed.
@@ -43,7 +44,7 @@ pub struct Layer {
     recency: Recency,
     recorders: Recorders,
     waits: Waits,
-    origin: Mutex<Option<Origin>>,
+    pub(super) sources: Arc<Sources>,
     /// The blob that frames are fetched from, once one was; empty again after it failed.
     pub(super) blob: tokio::sync::Mutex<Option<Arc<dyn Blob>>>,
     pub(super) outages: Outages,
@@ -140,7 +141,7 @@ impl Layer {
             recency,
             recorders: Recorders::default(),
             waits: Waits::default(),
-            origin: Mutex::new(origin),
+            sources: Arc::new(Sources::new(origin)),
             blob: tokio::sync::Mutex::new(None),
             outages: Outages::default(),
             judged: Judged::default(),
@@ -176,11 +177,6 @@ impl Layer {
 
     pub fn frames(&self) -> &Frames {
         &self.frames
-    }
-
-    /// Where the layer's blob can be had again; unknown for a layer that no image has named since its record was lost.
-    pub fn origin(&self) -> Option<Origin> {
-        self.origin.lock().clone()
     }
 
     /// Bytes of the data file.
@@ -279,14 +275,6 @@ impl Layer {
     /// Writes the bitmap again as it was last written.
     pub(super) fn write_residency(&self) -> Result<(), StoreError> {
         self.resident.write_again().map_err(StoreError::io("write", &self.directory.join(RESIDENT)))
-    }
-
-    pub(super) fn set_origin(&self, origin: &Origin) {
-        *self.origin.lock() = Some(origin.clone());
-        // A blob of the old origin is not worth waiting for: who is using it goes on with it.
-        if let Ok(mut blob) = self.blob.try_lock() {
-            *blob = None;
-        }
     }
 
     /// When which part was read.

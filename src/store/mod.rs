@@ -19,6 +19,7 @@ mod lend;
 mod notes;
 mod outage;
 mod passing;
+mod places;
 mod proving;
 mod receive;
 mod recency;
@@ -68,6 +69,7 @@ pub use fill::{FillError, FillFailed};
 pub use layer::{Layer, Measure, ReadError};
 pub use lend::Insisting;
 pub use passing::Passing;
+pub use places::OriginsOf;
 pub use receive::Receiving;
 pub use recording::{Asked, Recorded, Recording, Touch};
 pub use records::ImageRecord;
@@ -112,6 +114,7 @@ struct Inner {
 pub(crate) struct Shared {
     layout: Layout,
     blobs: Arc<dyn Blobs>,
+    origins: Mutex<Option<OriginsOf>>,
     /// By the layer's slot and the frame.
     fills: Flight<(u32, u32), (), FillError>,
     wishes: Wishes,
@@ -155,6 +158,7 @@ impl Store {
         let shared = Shared {
             layout,
             blobs,
+            origins: Mutex::new(None),
             fills: Flight::new(),
             wishes: Wishes::default(),
             fetching: Fetching::default(),
@@ -217,7 +221,7 @@ impl Store {
         digests.iter().filter_map(open).collect()
     }
 
-    /// Notes where the layer's blob can be had from now on.
+    /// Notes where the layer's blob is looked for first from now on.
     pub fn set_origin(&self, digest: &LayerDigest, origin: &Origin) -> Result<(), StoreError> {
         let Some(entry) = self.entry(digest) else { return Ok(()) };
         let opened = entry.opened.lock();

@@ -6,7 +6,7 @@ use std::ops::Range;
 use bytes::{Buf as _, Bytes};
 use tokio::sync::mpsc;
 
-use crate::blob::{Blob, BlobError};
+use crate::blob::Blob;
 use crate::gate::{Place, Urgency};
 use crate::store::fill::FillError;
 use crate::store::layer::Layer;
@@ -77,13 +77,13 @@ impl Layer {
 
     async fn fetch_range(&self, range: Range<u64>, urgency: &Urgency) -> Result<Bytes, FillError> {
         let (blob, kept) = self.blob().await?;
-        let mut fetched = exactly(&*blob, range.clone(), urgency).await;
+        let mut fetched = blob.range_for(range.clone(), urgency).await;
         if fetched.is_err() {
             self.forget_blob(&blob).await;
             // A blob that once worked may only have grown old: a token that ran out, an address that moved.
             if kept {
                 let (again, _) = self.blob().await?;
-                fetched = exactly(&*again, range, urgency).await;
+                fetched = again.range_for(range, urgency).await;
                 if fetched.is_err() {
                     self.forget_blob(&again).await;
                 }
@@ -100,9 +100,9 @@ impl Layer {
             return Ok((blob.clone(), true));
         }
         let layer = self.digest();
-        let origin = self.origin().ok_or(FillError::NoOrigin { layer })?;
-        let opened = self.shared.blobs.open(layer, self.frames().heading().blob_bytes, origin).await;
-        let blob = opened.map_err(|source| FillError::Blob { layer, source })?;
+        let places = self.places().ok_or(FillError::NoOrigin { layer })?;
+        places.open().await.map_err(|source| FillError::Blob { layer, source })?;
+        let blob: Arc<dyn Blob> = Arc::new(places);
         *kept = Some(blob.clone());
         Ok((blob, false))
     }
@@ -119,12 +119,6 @@ impl Layer {
 /// another login for it or sends another length than it has may be itself again in a moment.
 fn is_away(error: &FillError) -> bool {
     matches!(error, FillError::Blob { .. })
-}
-
-async fn exactly(blob: &dyn Blob, range: Range<u64>, urgency: &Urgency) -> Result<Bytes, BlobError> {
-    let want = range.end.saturating_sub(range.start);
-    let bytes = blob.range_for(range, urgency).await?;
-    if bytes.len() as u64 == want { Ok(bytes) } else { Err(BlobError::Size { has: bytes.len() as u64, want }) }
 }
 
 // === impl Pieces ===

@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 
 use super::ledger::{ImageKey, Ledger};
-use crate::blob::Layered;
-use crate::digest::LayerDigest;
+use crate::blob::{Layered, Origin};
+use crate::digest::{ChainId, LayerDigest};
 use crate::image::{Image, Images};
 use crate::store::{Layer, Measure};
 use crate::sync::Arc;
@@ -71,6 +71,18 @@ impl Ledger {
             in_use.extend(served.into_iter().flat_map(|known| digests(&known.image, chain.length)));
         }
         in_use
+    }
+
+    /// Where the images that somebody wants say that they have the layer. What was only looked at says nothing.
+    pub(in crate::image) fn origins_of(&self, layer: &LayerDigest) -> Vec<Origin> {
+        let is_claimed = |id: &ChainId| self.chains.get(id).is_some_and(|chain| chain.claims > 0);
+        let wanted = self.images.iter().filter(|(_, known)| {
+            known.image.place_of(*layer).is_some()
+                && (known.kept || known.chains.iter().any(is_claimed) || self.is_held(&known.image))
+        });
+        let mut wanted: Vec<_> = wanted.collect();
+        wanted.sort_by_key(|(key, known)| (!known.kept, *key));
+        wanted.into_iter().map(|(_, known)| known.image.origin.clone()).collect()
     }
 
     /// Layers of the images that pinned names stand for now.

@@ -5,6 +5,7 @@ mod damage;
 mod disk;
 mod doctoring;
 mod failing;
+mod homes;
 pub(crate) mod image;
 mod interrupted;
 mod lazy;
