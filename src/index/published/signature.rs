@@ -20,10 +20,11 @@ pub struct SigningKey(Ed25519KeyPair);
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
+    /// It is not shown: it may be the private one.
     #[error(
-        "{0:?} is no public key; write what stands between the lines of `openssl pkey -in KEYFILE -pubout` (an Ed25519 key)"
+        "this is no public key; write what stands between the lines of `openssl pkey -in KEYFILE -pubout` (an Ed25519 key)"
     )]
-    Public(String),
+    Public,
     #[error("it holds no Ed25519 private key in PEM; make one with `openssl genpkey -algorithm ed25519 -out KEYFILE`")]
     Private,
 }
@@ -48,10 +49,9 @@ impl FromStr for PublicKey {
     type Err = KeyError;
 
     fn from_str(text: &str) -> Result<Self, KeyError> {
-        let wrong = || KeyError::Public(text.chars().take(80).collect());
-        let bytes = STANDARD.decode(text.trim()).map_err(|_| wrong())?;
+        let bytes = STANDARD.decode(text.trim()).map_err(|_| KeyError::Public)?;
         let key = bytes.strip_prefix(&PREFIX).unwrap_or(&bytes);
-        key.try_into().map(Self).map_err(|_| wrong())
+        key.try_into().map(Self).map_err(|_| KeyError::Public)
     }
 }
 
@@ -127,6 +127,10 @@ mod tests {
         for text in ["", "AAAA", "not base64", &STANDARD.encode([1; 33])] {
             assert!(text.parse::<PublicKey>().is_err(), "{text}");
         }
+        // The private key, where the public one should be.
+        let private = PEM.lines().nth(1).unwrap();
+        let said = private.parse::<PublicKey>().unwrap_err().to_string();
+        assert!(!said.contains(&private[..20]), "{said}");
         for text in ["", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----", "-----BEGIN PRIVATE KEY-----"]
         {
             assert!(SigningKey::of_pem(text).is_err(), "{text}");
