@@ -4,8 +4,10 @@
 //! <root>/lock                     the pid of the owner; flock'ed while it lives
 //! <root>/reserve                  space kept for opening the database on a full disk
 //! <root>/db/                      sled
+//! <root>/db.new/                  a database that is being made
 //! <root>/db.broken-<n>/           a database that could not be read, kept for people to look at
 //! <root>/notes/<kind>/<name>      the database's records once more, one a file, for when it cannot be read
+//! <root>/notes.lost-<n>/          what could not be read of them when they were needed
 //! <root>/notes/aside              the note of a record that is being changed
 //! <root>/notes/boot               the boot of the machine in which notes and records were compared last
 //! <root>/layers/sha256/<hex>/     one finished layer: data, tree, frames, resident, and sums where they are needed; and the note of its record
@@ -55,6 +57,11 @@ impl Layout {
         self.root.join("db")
     }
 
+    /// Where one is made, until it is whole.
+    pub(super) fn new_db(&self) -> PathBuf {
+        self.root.join("db.new")
+    }
+
     pub(super) fn broken_db(&self, number: u32) -> PathBuf {
         self.root.join(format!("db.broken-{number}"))
     }
@@ -62,6 +69,11 @@ impl Layout {
     /// The directory of the notes of a kind.
     pub(super) fn notes(&self, kind: &str) -> PathBuf {
         self.root.join("notes").join(kind)
+    }
+
+    /// What was no note where one should have been.
+    pub(super) fn lost_notes(&self, number: u32) -> PathBuf {
+        self.root.join(format!("notes.lost-{number}"))
     }
 
     pub(super) fn layer_note(&self, digest: &LayerDigest) -> PathBuf {

@@ -137,6 +137,11 @@ pub fn sync_directory(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
+/// Makes everything durable that was written to the file system that this is on (syncfs(2)): for many files at once.
+pub fn sync_file_system(at: &Path) -> io::Result<()> {
+    Ok(rustix::fs::syncfs(File::open(at)?)?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

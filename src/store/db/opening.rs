@@ -11,7 +11,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
 
-use super::rebuild::{Broken, fill, lost_count, rebuild};
+use super::rebuild::{Broken, make, rebuild};
 use super::trees::{Trees, Trouble};
 use super::{Db, Opened, VERSION};
 use crate::digest::LayerDigest;
@@ -19,6 +19,7 @@ use crate::store::StoreError;
 use crate::store::layout::Layout;
 use crate::store::notes::{Difference, Kind, Note, Notes, layer_of};
 use crate::store::records::{ImageRecord, LayerRecord};
+use crate::store::recover::remove_all;
 use crate::store::slots::Counter;
 use crate::sync::{Arc, Mutex};
 
@@ -34,6 +35,7 @@ struct Read {
 
 pub(super) fn open(layout: &Layout, patience: Duration) -> Result<Opened, StoreError> {
     let notes = Notes::open(layout)?;
+    remove_all(&layout.new_db())?;
     let is_noted = !notes.is_empty()?;
     let reading = layout.clone();
     let believed = match within(patience, move || read(&reading, is_noted)) {
@@ -74,7 +76,7 @@ pub(super) fn layer(record: &Note) -> Option<(LayerDigest, LayerRecord)> {
 }
 
 /// Does in a thread what may panic or never end. The thread is left to itself then.
-fn within<T: Send + 'static>(
+pub(super) fn within<T: Send + 'static>(
     patience: Duration,
     work: impl FnOnce() -> Result<T, Trouble> + Send + 'static,
 ) -> Result<T, Trouble> {
@@ -94,17 +96,16 @@ fn within<T: Send + 'static>(
 /// Reads everything once, so that damage shows now and not in the middle of a mount.
 fn read(layout: &Layout, is_noted: bool) -> Result<Read, Trouble> {
     let path = layout.db();
-    let existed = path.exists();
-    if !existed && is_noted {
-        return Err(Trouble::Broken("it is not there".to_owned()));
+    if !path.exists() {
+        if is_noted {
+            return Err(Trouble::Broken("it is not there".to_owned()));
+        }
+        let (trees, records) = make(layout)?;
+        return Ok(Read { trees, version: VERSION, records });
     }
     let trees = Trees::open(&path)?;
     let version = match trees.version()? {
-        None if existed => return Err(Trouble::Broken("it has no version".to_owned())),
-        None => {
-            let records = fill(&trees, Vec::new(), lost_count(layout))?;
-            return Ok(Read { trees, version: VERSION, records });
-        }
+        None => return Err(Trouble::Broken("it has no version".to_owned())),
         Some(has) if has > VERSION => {
             let root = layout.root().to_path_buf();
             return Err(Trouble::Failed(StoreError::Newer { root, has, known: VERSION }));

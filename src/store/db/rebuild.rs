@@ -1,17 +1,18 @@
 //! A database in the place of a broken one, of all that is noted.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::VERSION;
-use super::opening::{is_sound, layer};
+use super::opening::{PATIENCE, is_sound, layer, within};
 use super::trees::{Trees, Trouble};
 use crate::store::StoreError;
 use crate::store::layout::Layout;
 use crate::store::notes::{Found, Kind, Note, Notes, number_of};
-use crate::store::recover::make_directory;
+use crate::store::recover::{make_directory, remove_all};
 use crate::store::slots::Counter;
 use crate::sys::file;
 
@@ -30,14 +31,14 @@ pub(in crate::store) struct Rebuilt {
     pub(in crate::store) kept: Option<PathBuf>,
     pub(in crate::store) images: usize,
     pub(in crate::store) snapshots: usize,
-    /// Notes that could not be read, and that are kept beside it.
+    /// Where notes are kept that could not be read.
     pub(in crate::store) damaged: Vec<PathBuf>,
-    /// Directories of snapshots of which nothing is known.
+    /// Where the directories are of snapshots of which nothing is known.
     pub(in crate::store) unknown: Vec<PathBuf>,
 }
 
-/// Keeps the broken database aside and makes another one. Nothing is lost if this is killed at any point: a database is one
-/// only when it has a version, and notes stay.
+/// Keeps the broken database aside and makes another one. Nothing is lost if this ends at any point, by a kill or a power loss: all that
+/// is known is noted, and the other database complete, before the broken one is moved; one of both has the name, or only notes do.
 pub(super) fn rebuild(
     layout: &Layout,
     notes: &Notes,
@@ -45,50 +46,70 @@ pub(super) fn rebuild(
 ) -> Result<(Trees, Vec<Note>, Rebuilt), StoreError> {
     let path = layout.db();
     let Found { notes: noted, damaged } = notes.all()?;
-    let records = together(noted, broken.records);
+    let aside = path.exists().then(|| layout.broken_db(lost_count(layout)));
+    let lost = lost_count(layout).saturating_add(u32::from(aside.is_some()));
+    let records = numbered(together(noted, broken.records), lost);
     let unknown = put_unknown_aside(layout, &records)?;
-    let aside = layout.broken_db(lost_count(layout));
-    let kept = match fs::rename(&path, &aside) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        moved => moved.map(|()| Some(aside)).map_err(StoreError::io("move aside the database", &path))?,
-    };
-    for (number, damaged) in damaged.iter().enumerate() {
-        let Some(kept) = &kept else { break };
-        let to = kept.join(format!("note-{number}"));
-        fs::rename(damaged, to).map_err(StoreError::io("move aside", damaged))?;
-    }
-    let into_error = |trouble: Trouble| trouble.into_error(&path);
-    let trees = Trees::open(&path).map_err(into_error)?;
-    let records = fill(&trees, records, lost_count(layout)).map_err(into_error)?;
-    file::sync_directory(layout.root()).map_err(StoreError::io("sync", layout.root()))?;
+    let damaged = put_damaged_aside(layout, &damaged)?;
     notes.put_all(&records)?;
+    let (of_thread, to_write) = (layout.clone(), records.clone());
+    let trees = within(PATIENCE, move || write(&of_thread, &to_write)).map_err(|trouble| trouble.into_error(&path))?;
+    file::sync_file_system(layout.root()).map_err(StoreError::io("sync", layout.root()))?;
+    if let Some(aside) = &aside {
+        fs::rename(&path, aside).map_err(StoreError::io("move aside the database", &path))?;
+    }
+    put_in_place(layout)?;
     notes.delete_all_but(&records)?;
     notes.have_been_compared();
     let count = |kind| records.iter().filter(|record| record.kind == kind).count();
     let (images, snapshots) = (count(Kind::Image), count(Kind::Snapshot));
-    Ok((trees, records, Rebuilt { cause: broken.cause, kept, images, snapshots, damaged, unknown }))
+    Ok((trees, records, Rebuilt { cause: broken.cause, kept: aside, images, snapshots, damaged, unknown }))
 }
 
-/// Makes an empty database one of ours, the successor of so many lost ones, with these records; all that it has then.
-pub(super) fn fill(trees: &Trees, mut records: Vec<Note>, lost: u32) -> Result<Vec<Note>, Trouble> {
+/// Makes the first database of a store; gives what it has.
+pub(super) fn make(layout: &Layout) -> Result<(Trees, Vec<Note>), Trouble> {
+    let records = numbered(Vec::new(), lost_count(layout));
+    let trees = write(layout, &records)?;
+    put_in_place(layout)?;
+    Ok((trees, records))
+}
+
+/// The records with the counters of a database that is the successor of so many lost ones.
+fn numbered(mut records: Vec<Note>, lost: u32) -> Vec<Note> {
     let counters = Counter::ALL.map(|counter| {
         let next = next(counter, &records).max(counter.first(lost));
         Note::new(Kind::Counter, counter.key(), next.to_le_bytes())
     });
     records.retain(|record| record.kind != Kind::Counter);
     records.extend(counters);
-    let path = Path::new("db");
+    records
+}
+
+/// Writes a database with these records beside the place of the one in use: what there is half of never has that one's name, and
+/// the next start deletes it.
+fn write(layout: &Layout, records: &[Note]) -> Result<Trees, Trouble> {
+    let path = layout.new_db();
+    remove_all(&path)?;
+    let trees = Trees::open(&path)?;
     let bytes = records.iter().map(|record| record.key.len() + record.value.len()).sum();
-    trees.reserve(bytes).map_err(StoreError::io("reserve space for", path))?;
+    trees.reserve(bytes).map_err(StoreError::io("reserve space for", &path))?;
     let written = records.iter().try_for_each(|record| trees.put(record)).and_then(|()| trees.flush());
-    written.map_err(|error| Trouble::of(error, path))?;
+    written.map_err(|error| Trouble::of(error, &path))?;
     trees.set_version(VERSION)?;
-    Ok(records)
+    file::sync_directory(&path).map_err(StoreError::io("sync", &path))?;
+    Ok(trees)
+}
+
+/// The database that was written is the one in use from now on.
+fn put_in_place(layout: &Layout) -> Result<(), StoreError> {
+    let (from, root) = (layout.new_db(), layout.root());
+    fs::rename(&from, layout.db()).map_err(StoreError::io("move to its place", &from))?;
+    file::sync_directory(root).map_err(StoreError::io("sync", root))
 }
 
 /// How many databases lie moved aside under the root.
-pub(super) fn lost_count(layout: &Layout) -> u32 {
-    (0..u32::MAX).find(|number| !layout.broken_db(*number).exists()).unwrap_or(u32::MAX)
+fn lost_count(layout: &Layout) -> u32 {
+    first_free(|number| layout.broken_db(number))
 }
 
 /// The number after the highest that anything knows of.
@@ -126,15 +147,35 @@ fn put_unknown_aside(layout: &Layout, records: &[Note]) -> Result<Vec<PathBuf>, 
     let listed = listed.map_err(StoreError::io("list", &snapshots))?;
     let number = |entry: &fs::DirEntry| entry.file_name().to_str().and_then(|name| name.parse::<u64>().ok());
     let unknown: Vec<_> = listed.iter().filter(|entry| number(entry).is_none_or(|id| !known.contains(&id))).collect();
-    if unknown.is_empty() {
+    let moves = unknown.into_iter().map(|entry| (entry.path(), entry.file_name()));
+    put_aside(|number| layout.lost_snapshots(number), moves.collect())
+}
+
+/// Puts aside what is no note where one should be. Gives where it is.
+fn put_damaged_aside(layout: &Layout, damaged: &[PathBuf]) -> Result<Vec<PathBuf>, StoreError> {
+    // After the directory too: each layer has one of the same name.
+    let name = |path: &Path| {
+        let parts = [path.parent().and_then(Path::file_name), path.file_name()];
+        parts.into_iter().flatten().collect::<Vec<_>>().join(OsStr::new("-"))
+    };
+    let moves = damaged.iter().map(|path| (path.clone(), name(path)));
+    put_aside(|number| layout.lost_notes(number), moves.collect())
+}
+
+/// Moves all this, each under its name, into the first of these directories that is not there yet.
+fn put_aside(directory: impl Fn(u32) -> PathBuf, moves: Vec<(PathBuf, OsString)>) -> Result<Vec<PathBuf>, StoreError> {
+    if moves.is_empty() {
         return Ok(Vec::new());
     }
-    let free = (0..u32::MAX).find(|number| !layout.lost_snapshots(*number).exists()).unwrap_or(u32::MAX);
-    let aside = layout.lost_snapshots(free);
+    let aside = directory(first_free(&directory));
     make_directory(&aside)?;
-    let put = |entry: &&fs::DirEntry| {
-        let to = aside.join(entry.file_name());
-        fs::rename(entry.path(), &to).map(|()| to).map_err(StoreError::io("move aside", &entry.path()))
+    let put = |(from, name): (PathBuf, OsString)| {
+        let to = aside.join(name);
+        fs::rename(&from, &to).map(|()| to).map_err(StoreError::io("move aside", &from))
     };
-    unknown.iter().map(put).collect()
+    moves.into_iter().map(put).collect()
+}
+
+fn first_free(path: impl Fn(u32) -> PathBuf) -> u32 {
+    (0..u32::MAX).find(|number| !path(*number).exists()).unwrap_or(u32::MAX)
 }

@@ -261,6 +261,11 @@ fn a_database_that_hangs_is_left_to_its_thread() {
 
 #[test]
 fn a_damaged_note_is_left_out_and_kept_and_the_directory_of_its_snapshot_is_put_aside() {
+    assert_damaged_notes_are_kept(|root| damage(root, |log| log.set_len(0).unwrap()));
+    assert_damaged_notes_are_kept(|root| fs::remove_dir_all(root.join("db")).unwrap());
+}
+
+fn assert_damaged_notes_are_kept(lose_database: impl FnOnce(&Path)) {
     let dir = tempfile::tempdir().unwrap();
     fill(dir.path());
     for id in [3, 4, 5, 77] {
@@ -269,20 +274,21 @@ fn a_damaged_note_is_left_out_and_kept_and_the_directory_of_its_snapshot_is_put_
     let (flipped, empty) = (dir.path().join("notes/snapshot/4"), dir.path().join("notes/snapshot/5"));
     let mut bytes = fs::read(&flipped).unwrap();
     bytes[30] ^= 1;
-    fs::write(&flipped, bytes).unwrap();
+    fs::write(&flipped, &bytes).unwrap();
     fs::write(&empty, b"").unwrap();
-    damage(dir.path(), |log| log.set_len(0).unwrap());
+    lose_database(dir.path());
     let opened = open(dir.path());
     let rebuilt = opened.rebuilt.unwrap();
     let told = |mut paths: Vec<std::path::PathBuf>| {
         paths.sort();
         paths
     };
-    assert_eq!(told(rebuilt.damaged), [flipped, empty]);
+    let kept = dir.path().join("notes.lost-0");
+    assert_eq!(told(rebuilt.damaged), ["snapshot-4", "snapshot-5"].map(|name| kept.join(name)));
+    assert_eq!(fs::read(kept.join("snapshot-4")).unwrap(), bytes);
     let aside = dir.path().join("snapshots.lost-0");
     assert_eq!(told(rebuilt.unknown), ["4", "5", "77"].map(|id| aside.join(id)));
     assert!(aside.join("4/fs").exists() && dir.path().join("snapshots/3/fs").exists());
-    assert!(dir.path().join("db.broken-0/note-1").exists());
     assert_eq!(rebuilt.snapshots, 46);
 }
 

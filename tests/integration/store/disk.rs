@@ -1,6 +1,7 @@
 //! Disks that are full or may not be written. Needs root, for mounting tmpfs.
 
 use std::fs;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -182,4 +183,24 @@ async fn a_store_on_a_full_disk_opens_and_reads() {
         assert_eq!(sample.resident(&layer).len(), layer.frames().len() as usize);
         assert_eq!(store.images().unwrap(), [image(10)]);
     }
+}
+
+#[test]
+fn a_broken_database_on_a_full_disk_stays_in_its_place_until_there_is_space_for_another() {
+    let sample = Sample::new(1, 1000, Packing::Plain);
+    let disk = Disk::new(32);
+    let store = open(&disk, &sample);
+    store.remember_image(&image(10)).unwrap();
+    drop(store);
+    let root = disk.path().join("store");
+    fs::File::options().write(true).open(root.join("db/db")).unwrap().write_all_at(&[0x5a; 64 << 10], 0).unwrap();
+    disk.fill();
+    for _ in 0..3 {
+        let full = Store::open(&root, Config::default(), Shelf::with(&[&sample])).unwrap_err();
+        assert!(matches!(full, StoreError::Full { .. }), "{full}");
+        assert!(root.join("db").exists() && !root.join("db.broken-0").exists());
+    }
+    disk.free();
+    assert_eq!(open(&disk, &sample).images().unwrap(), [image(10)]);
+    assert!(root.join("db.broken-0").exists() && !root.join("db.broken-1").exists() && !root.join("db.new").exists());
 }

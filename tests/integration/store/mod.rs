@@ -4,4 +4,5 @@ mod cache;
 mod disk;
 mod failing;
 mod process;
+mod rebuilt;
 pub(crate) mod shelf;
