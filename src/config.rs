@@ -106,10 +106,10 @@ impl Environment {
         self.path("NOTIFY_SOCKET")
     }
 
-    /// The same, if it keeps descriptors. systemd says so since version 254; for older ones the unit does.
-    pub fn keeps_descriptors(&self) -> Option<PathBuf> {
-        let room = self.0.get("FDSTORE").and_then(|room| room.parse::<u32>().ok());
-        self.notified().filter(|_| room.is_some_and(|room| room > 0))
+    /// The same, if it keeps descriptors, and how many at most. systemd says so since version 254; for older ones the unit does.
+    pub fn keeps_descriptors(&self) -> Option<(PathBuf, usize)> {
+        let room = self.0.get("FDSTORE")?.parse().ok().filter(|room| *room > 0)?;
+        Some((self.notified()?, room))
     }
 
     /// The configuration file that a variable names.

@@ -45,7 +45,8 @@ struct Keeping {
     signals: Signals,
     outer: Option<PathBuf>,
     hold: Hold,
-    server: Child,
+    /// None once it has been waited for: its number may be another's then.
+    server: Option<Child>,
     /// The last server was started then, or could not be.
     began: Instant,
     watchdog: Option<Watchdog>,
@@ -130,7 +131,7 @@ impl Keeper {
             signals,
             outer: self.outer.clone(),
             hold,
-            server,
+            server: Some(server),
             began: Instant::now(),
             watchdog: self.watchdog.map(|allowed| Watchdog { allowed, fed: None, heard: None }),
             is_ready: false,
@@ -155,7 +156,7 @@ impl Keeper {
             keeping.began = Instant::now();
             match self.start(&keeping.hold) {
                 Ok(server) => {
-                    keeping.server = server;
+                    keeping.server = Some(server);
                     return Ok(());
                 }
                 Err(error) => {
@@ -184,7 +185,8 @@ impl Keeping {
     fn until_it_ends(&mut self) -> io::Result<ExitStatus> {
         loop {
             self.wait(LOOK_EVERY)?;
-            if let Some(status) = self.server.try_wait()? {
+            if let Some(status) = self.server.as_mut().map(Child::try_wait).transpose()?.flatten() {
+                self.server = None;
                 // Its last messages may have come after the signal of its end.
                 self.hear();
                 return Ok(status);
@@ -290,8 +292,9 @@ impl Keeping {
     }
 
     fn signal(&self, signal: Signal) {
-        // It is our child and not waited for, so the number is still its own.
-        let _gone_already = kill_process(Pid::from_child(&self.server), signal);
+        if let Some(server) = &self.server {
+            let _gone_already = kill_process(Pid::from_child(server), signal);
+        }
     }
 
     fn hear(&mut self) {

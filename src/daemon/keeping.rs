@@ -2,7 +2,7 @@
 //!
 //! `fuse-<n>` is a FUSE connection, of which `mounts::remembered` says what it shows; `kept-<name>` a socket of ours.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -10,12 +10,21 @@ use std::path::PathBuf;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::control::{Failure, FailureKind};
+use crate::sync::{Arc, Mutex};
 use crate::sys::descriptor;
 
 /// The line to whoever keeps descriptors. Clones are the same line.
 #[derive(Debug, Clone, Default)]
 pub struct Keeping {
-    socket: Option<PathBuf>,
+    line: Option<Arc<Line>>,
+}
+
+#[derive(Debug)]
+struct Line {
+    socket: PathBuf,
+    room: usize,
+    /// Names of what is kept. systemd closes what finds no room, and says nothing.
+    kept: Mutex<BTreeSet<String>>,
 }
 
 /// What whoever started this process has left open for it.
@@ -35,13 +44,20 @@ const PATIENCE: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
 // === impl Keeping ===
 
 impl Keeping {
-    /// With nothing to `socket`, nothing is kept.
-    pub fn at(socket: Option<PathBuf>) -> Self {
-        Self { socket }
+    /// At a socket, with room for so many descriptors. Without one, nothing is kept.
+    pub fn at(place: Option<(PathBuf, usize)>) -> Self {
+        Self { line: place.map(|(socket, room)| Arc::new(Line { socket, room, kept: Mutex::default() })) }
     }
 
     pub(super) fn is_on(&self) -> bool {
-        self.socket.is_some()
+        self.line.is_some()
+    }
+
+    /// What was kept for this process still is.
+    pub(super) fn goes_on_with(&self, inherited: &Inherited) {
+        let Some(line) = &self.line else { return };
+        let connections = inherited.connections.keys().map(|number| format!("{CONNECTION}{number}"));
+        line.kept.lock().extend(connections.chain(inherited.sockets.iter().map(|(name, _)| name.clone())));
     }
 
     pub(super) fn keep_connection(&self, number: u64, descriptor: &OwnedFd) -> io::Result<()> {
@@ -54,16 +70,27 @@ impl Keeping {
 
     /// Returns when it is kept: from then on this process may die. Blocking, for a moment.
     pub(super) fn keep(&self, name: &str, descriptor: impl AsFd) -> io::Result<()> {
-        self.tell(&format!("FDSTORE=1\nFDNAME={name}"), &[descriptor.as_fd()])?;
-        let lost = self.wait_until_heard()?;
-        match lost.lines().any(|lost| lost == name) {
-            true => Err(io::Error::other("the keeper has no room for it: raise LimitNOFILE= (ulimit -n)")),
-            false => Ok(()),
+        let Some(line) = &self.line else { return Ok(()) };
+        let no_room = || {
+            let remedy = "FileDescriptorStoreMax= and FDSTORE= of the unit, LimitNOFILE= (ulimit -Hn) of a keeper";
+            io::Error::other(format!("there is room for {} only; raise {remedy}", line.room))
+        };
+        if line.kept.lock().len() >= line.room {
+            return Err(no_room());
         }
+        self.tell(&format!("FDSTORE=1\nFDNAME={name}"), &[descriptor.as_fd()])?;
+        if self.wait_until_heard()?.lines().any(|lost| lost == name) {
+            return Err(no_room());
+        }
+        line.kept.lock().insert(name.to_owned());
+        Ok(())
     }
 
     /// What was kept ends with this process.
     pub(super) fn let_go(&self, name: &str) {
+        if let Some(line) = &self.line {
+            line.kept.lock().remove(name);
+        }
         if let Err(error) = self.tell(&format!("FDSTOREREMOVE=1\nFDNAME={name}"), &[]) {
             tracing::debug!(name, %error, "nobody keeps it");
         }
@@ -89,8 +116,8 @@ impl Keeping {
     }
 
     fn tell(&self, message: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
-        let Some(socket) = &self.socket else { return Ok(()) };
-        descriptor::send(descriptor::datagrams_to(socket)?, message.as_bytes(), descriptors)
+        let Some(line) = &self.line else { return Ok(()) };
+        descriptor::send(descriptor::datagrams_to(&line.socket)?, message.as_bytes(), descriptors)
     }
 }
 
@@ -115,5 +142,40 @@ impl Inherited {
             }
         }
         Ok(inherited)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixDatagram;
+
+    use super::*;
+
+    #[test]
+    fn more_than_there_is_room_for_is_not_taken_for_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().join("notify");
+        let manager = UnixDatagram::bind(&place).unwrap();
+        // Hears all, as systemd does, and says nothing of what it has no room for.
+        std::thread::spawn(move || {
+            while poll(&mut [PollFd::new(&manager, PollFlags::IN)], None).is_ok() {
+                let _closed_again = descriptor::receive(&manager, &mut [0; 256]);
+            }
+        });
+        let (keeping, file) = (Keeping::at(Some((place, 2))), tempfile::tempfile().unwrap());
+        keeping.goes_on_with(&Inherited {
+            connections: [(7, file.try_clone().unwrap().into())].into(),
+            ..Inherited::default()
+        });
+        keeping.keep_connection(8, &file.try_clone().unwrap().into()).unwrap();
+        assert!(
+            keeping
+                .keep_connection(9, &file.try_clone().unwrap().into())
+                .unwrap_err()
+                .to_string()
+                .contains("room for 2")
+        );
+        keeping.let_go_of_connection(7);
+        keeping.keep_connection(9, &file.into()).unwrap();
     }
 }

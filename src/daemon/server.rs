@@ -224,7 +224,9 @@ async fn begin(
 }
 
 async fn hold(config: &Config, lifetime: Lifetime, keeping: &Keeping) -> Result<Held, Failure> {
-    let Inherited { sockets, connections } = Inherited::take()?;
+    let inherited = Inherited::take()?;
+    keeping.goes_on_with(&inherited);
+    let Inherited { sockets, connections } = inherited;
     let sockets = Sockets::open(config, lifetime, sockets, keeping).await?;
     let run = hold_run(&config.run).await?;
     Ok(Held { sockets, node: Node::open(config).await?, connections, run })

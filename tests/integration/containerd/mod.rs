@@ -23,5 +23,5 @@ mod removing;
 mod restarting;
 mod running;
 mod service;
-mod snapshots;
+pub(crate) mod snapshots;
 mod user_namespaces;

@@ -1,15 +1,20 @@
 //! What a keeper needs to start the next server, and does not always have.
 
 use std::os::unix::fs::FileTypeExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use oncefs::digest::{ChainId, DiffId};
+use oncefs::snapshotter::protocol::v1::Info;
 use rustix::process::{Signal, kill_process};
+use tokio::runtime::Runtime;
+use tonic::Code;
 
 use super::stage::{Kept, keeper_and_server, kill, processes};
 use crate::cli::image::Image;
 use crate::cli::mounting::assert_usual;
 use crate::cli::node::{Node, ONCEFS, copy_program, mounts_below, run, until};
+use crate::containerd::snapshots::Snapshots;
 
 /// Each has a descriptor of its own, which the keeper has twice for a moment when it starts a server.
 #[test]
@@ -42,13 +47,41 @@ fn a_program_that_is_away_for_a_moment_is_tried_again_and_nothing_is_lost() {
     assert_usual(&at, 132);
 }
 
+/// Takes all that is free there, until the file is removed.
+fn fill(dir: &Path) -> PathBuf {
+    let ballast = dir.join("ballast");
+    std::io::copy(&mut std::io::repeat(7), &mut std::fs::File::create(&ballast).unwrap()).unwrap_err();
+    ballast
+}
+
+#[test]
+fn no_container_begins_over_a_view_that_cannot_be_noted() {
+    let (kept, image, runtime) = (Kept::started_on_tmpfs(), Image::usual(139), Runtime::new().unwrap());
+    kept.service.oncefs(&["pull", &kept.layout(&image)]).end().well();
+    let diff_ids: Vec<_> = image.layers.iter().map(|layer| DiffId(layer.diff_id)).collect();
+    let chains: Vec<_> = ChainId::of_prefixes(&diff_ids).iter().map(ToString::to_string).collect();
+    let mut snapshots = Snapshots::at(&runtime, &kept.service.socket("snapshotter"), "test");
+    let mut parent = String::new();
+    for chain in &chains {
+        let (key, meant) = (format!("extract {chain}"), ("containerd.io/snapshot.ref", chain.as_str()));
+        assert_eq!(snapshots.prepare(&key, &parent, &[meant]).unwrap_err().code(), Code::AlreadyExists);
+        let is_it = |info: &Info| info.labels.get(meant.0) == Some(chain);
+        parent = snapshots.list().into_iter().find(is_it).unwrap().name;
+    }
+    let ballast = fill(&kept.service.run_dir());
+    let refused = snapshots.prepare("container", &parent, &[]).unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable);
+    assert!(refused.message().contains("remembered.json") && refused.message().contains("No space left"), "{refused}");
+    std::fs::remove_file(&ballast).unwrap();
+    assert_eq!(snapshots.prepare("container", &parent, &[]).unwrap(), 1);
+}
+
 /// What is mounted without it would be lost with the server.
 #[test]
 fn what_cannot_be_noted_is_not_mounted() {
     let kept = Kept::started_on_tmpfs();
     let image = kept.layout(&Image::usual(134));
-    let (at, ballast) = (kept.service.path("mnt"), kept.service.run_dir().join("ballast"));
-    std::io::copy(&mut std::io::repeat(7), &mut std::fs::File::create(&ballast).unwrap()).unwrap_err();
+    let (at, ballast) = (kept.service.path("mnt"), fill(&kept.service.run_dir()));
     std::fs::create_dir(&at).unwrap();
     for owner in ["image", "1000:1000"] {
         let ran = kept.service.oncefs(&["mount", "--owner", owner, &image, at.to_str().unwrap()]).end();
