@@ -16,7 +16,7 @@ mod index;
 mod trace;
 mod wanted;
 
-pub use cache::{CacheReport, PinSummary, PruneCall, PruneSummary};
+pub use cache::{CacheReport, PinSummary, PruneCall, PruneSummary, RemoveSummary};
 pub use client::{Client, ClientError, socket};
 pub use index::{IndexAction, IndexCall, IndexLayer, IndexReport, IndexSummary};
 pub use trace::{TraceReport, TracedLayer, TracedRequest, TracedTouch};
@@ -35,6 +35,9 @@ pub enum Call {
     /// The image's layers stay in the cache.
     Pin(PullCall),
     Unpin(PullCall),
+    /// The image is forgotten, unless somebody needs it.
+    #[serde(rename = "rm")]
+    Remove(PullCall),
     Prune(PruneCall),
     /// What is published of an image's index.
     Index(IndexCall),
@@ -141,6 +144,7 @@ pub enum Outcome {
     Checked(CheckSummary),
     Pinned(PinSummary),
     Unpinned(PinSummary),
+    Removed(RemoveSummary),
     Pruned(PruneSummary),
     Indexes(IndexSummary),
     Traced(Box<TraceReport>),
@@ -330,6 +334,7 @@ impl Call {
             Self::Check(_) => "/v1/check",
             Self::Pin(_) => "/v1/pin",
             Self::Unpin(_) => "/v1/unpin",
+            Self::Remove(_) => "/v1/rm",
             Self::Prune(_) => "/v1/prune",
             Self::Index(_) => "/v1/index",
             Self::Trace(_) => "/v1/trace",

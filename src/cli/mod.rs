@@ -13,6 +13,7 @@ mod pin;
 mod progress;
 mod prune;
 mod pull;
+mod rm;
 mod serve;
 mod status;
 mod trace;
@@ -90,6 +91,7 @@ enum Command {
     Inspect(inspect::Inspect),
     Pin(pin::Pin),
     Unpin(pin::Unpin),
+    Rm(rm::Rm),
     Prune(prune::Prune),
     Index(index::Index),
     Convert(index::Convert),
@@ -183,6 +185,7 @@ fn perform(command: Command, setting: &Setting) -> Result<ExitCode, Failure> {
             Command::Inspect(command) => command.run(setting).await,
             Command::Pin(command) => command.run(setting).await,
             Command::Unpin(command) => command.run(setting).await,
+            Command::Rm(command) => command.run(setting).await,
             Command::Prune(command) => command.run(setting).await,
             Command::Index(command) => command.run(setting).await,
             Command::Convert(command) => command.run(setting).await,

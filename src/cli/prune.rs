@@ -15,7 +15,8 @@ Examples:
   oncefs prune --to 10GiB  and what was not read for longest, down to 10 GiB
   oncefs prune --all       and all content that is not pinned
 
-What is needed still is fetched again when somebody reads it, so the registry must be reachable then.";
+An image that was pulled or mounted by name is needed until `oncefs rm IMAGE`. What is let go of what is needed is fetched \
+again when somebody reads it, so the registry must be reachable then; what no place has any more stays.";
 
 /// Free space of the store
 #[derive(Debug, Args)]

@@ -34,6 +34,16 @@ pub struct PinSummary {
     pub was_pinned: bool,
 }
 
+/// An image that was removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoveSummary {
+    pub reference: String,
+    pub platform: String,
+    /// Layers that went with it, and the content that they held.
+    pub layers: Vec<LayerDigest>,
+    pub layer_bytes: u64,
+}
+
 /// How full the cache is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CacheReport {

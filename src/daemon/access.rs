@@ -111,9 +111,12 @@ fn is_for_operators(call: &Call) -> bool {
         Call::Status | Call::Prune(_) => true,
         // Whom it asks about snapshots, it asks as the owner.
         Call::Check(call) => call.containerd.is_none(),
-        Call::Pull(call) | Call::Inspect(call) | Call::Pin(call) | Call::Unpin(call) | Call::Trace(call) => {
-            is_remote(&call.image)
-        }
+        Call::Pull(call)
+        | Call::Inspect(call)
+        | Call::Pin(call)
+        | Call::Unpin(call)
+        | Call::Remove(call)
+        | Call::Trace(call) => is_remote(&call.image),
         Call::Index(call) => matches!(call.action, IndexAction::List | IndexAction::Verify) && is_remote(&call.image),
         Call::Mount(_) | Call::Umount(_) => false,
     }
@@ -155,6 +158,7 @@ mod tests {
             Call::Pull(pull("redis:7")),
             Call::Inspect(pull("a.example/b")),
             Call::Pin(pull("redis")),
+            Call::Remove(pull("redis")),
             index(IndexAction::List),
         ];
         let may_not = [
@@ -167,6 +171,7 @@ mod tests {
             // Relative to where the server stands; without the first word it would be a tag.
             Call::Pull(pull("oci:layout")),
             Call::Inspect(pull("oci-archive:/root/a.tar")),
+            Call::Remove(pull("oci:/root/layout")),
             index(IndexAction::Push { sign: None }),
             index(IndexAction::Remove { digest: None }),
         ];

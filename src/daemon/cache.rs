@@ -3,7 +3,7 @@
 use super::failure;
 use super::node::{Node, blocking, named};
 use crate::control::FailureKind;
-use crate::control::{CacheReport, Failure, PinSummary, PruneCall, PruneSummary, PullCall};
+use crate::control::{CacheReport, Failure, PinSummary, PruneCall, PruneSummary, PullCall, RemoveSummary};
 use crate::errors::with_causes;
 use crate::image::{Images, Prune};
 
@@ -36,6 +36,22 @@ impl Node {
             return Err(Failure::new(FailureKind::NotFound, message));
         }
         Ok(PinSummary { reference, platform, resident_bytes: None, was_pinned })
+    }
+
+    /// Forgets the image, with the layers that nobody else needs.
+    pub async fn remove(&self, call: &PullCall) -> Result<RemoveSummary, Failure> {
+        let (reference, platform) = named(&call.image, call.platform.as_deref())?;
+        let images = self.images().clone();
+        blocking(move || {
+            let removed = images.remove(&reference, &platform).map_err(|error| failure::of_remove(&error))?;
+            Ok(RemoveSummary {
+                reference: reference.to_string(),
+                platform: platform.to_string(),
+                layers: removed.layers,
+                layer_bytes: removed.layer_bytes,
+            })
+        })
+        .await?
     }
 
     /// Lets go of what nothing needs, and of more if told to.

@@ -34,6 +34,7 @@ pub(super) fn control(server: &Arc<Server>, exposed: &Arc<Exposed>, access: Acce
         "/v1/check",
         "/v1/pin",
         "/v1/unpin",
+        "/v1/rm",
         "/v1/prune",
         "/v1/index",
         "/v1/trace",

@@ -7,7 +7,7 @@ use crate::config::ConfigError;
 use crate::control::{Failure, FailureKind};
 use crate::errors::with_causes;
 use crate::fuse::SessionError;
-use crate::image::{ImageError, ImageFailed, LayerError, PublishError};
+use crate::image::{ImageError, ImageFailed, LayerError, PublishError, RemoveError};
 use crate::index::scan::ScanError;
 use crate::registry::RegistryError;
 use crate::snapshotter::{CompareError, SnapshotError};
@@ -43,6 +43,18 @@ pub(super) fn of_publish(error: &PublishError) -> Failure {
         PublishError::NoLayers | PublishError::Key { .. } | PublishError::KeyFile { .. } | PublishError::Stopping => {
             FailureKind::Other
         }
+    };
+    failure(kind, error)
+}
+
+pub(super) fn of_remove(error: &RemoveError) -> Failure {
+    let kind = match error {
+        RemoveError::Unknown { .. } => FailureKind::NotFound,
+        RemoveError::Store(_) => FailureKind::Store,
+        RemoveError::Pinned { .. }
+        | RemoveError::Held { .. }
+        | RemoveError::Claimed { .. }
+        | RemoveError::Unsettled { .. } => FailureKind::Other,
     };
     failure(kind, error)
 }

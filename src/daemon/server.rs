@@ -211,6 +211,9 @@ async fn begin(
         None => None,
     };
     mounts.taken_over().await;
+    if snapshots.is_none() {
+        node.images().settled_without_containerd();
+    }
     let (counted, cri, exposed) = Exposed::new(node, mounts, snapshots.clone(), config);
     let cri = Cri { config: config.cri.clone(), pulls: Arc::new(NodePulls::new(node.clone())), metrics: cri };
     let calls = watch::Sender::new(Calls { ever: has_taken_over, ..Calls::default() });
@@ -286,6 +289,7 @@ impl Server {
             Call::Check(call) => Outcome::Checked(self.check(call, news).await?),
             Call::Pin(call) => Outcome::Pinned(self.node.pin(call).await?),
             Call::Unpin(call) => Outcome::Unpinned(self.node.unpin(call).await?),
+            Call::Remove(call) => Outcome::Removed(self.node.remove(call).await?),
             Call::Index(call) => Outcome::Indexes(self.node.index(call, news).await?),
             Call::Prune(call) => Outcome::Pruned(self.node.prune(call).await?),
             Call::Trace(call) => Outcome::Traced(Box::new(self.node.trace(call).await?)),

@@ -79,26 +79,26 @@ impl Images {
 
     /// Removes layers that nothing needs (no mount, no snapshot, no image, no pin), then lets frames go. Blocking.
     pub fn prune(&self, how: Prune) -> Result<Pruned, StoreError> {
-        let store = &self.shared.store;
-        let mut pruned = Pruned::default();
-        let mut failed = Ok(());
-        for layer in self.take_unreferenced() {
-            let removed = remove(store, &layer);
-            self.shared.ledger.lock().put_back(&layer);
-            self.shared.freed.send_replace(());
-            match removed {
-                Ok(bytes) => {
-                    pruned.layer_bytes += bytes;
-                    pruned.layers.push(layer);
-                }
-                Err(error) => failed = Err(error),
-            }
-        }
-        failed?;
+        self.settle_where_nothing_is_claimed();
+        let (mut pruned, removed) = remove_layers(self, self.take_unreferenced());
+        removed?;
+        self.forget_unreferenced()?;
         if let Some(bytes) = how.to_bytes {
-            pruned.evicted = store.evict_to(bytes)?;
+            pruned.evicted = self.shared.store.evict_to(bytes)?;
         }
         Ok(pruned)
+    }
+
+    /// Forgets images that nobody asked for by name and nothing needs.
+    fn forget_unreferenced(&self) -> Result<(), StoreError> {
+        let images = self.shared.ledger.lock().take_unreferenced_images();
+        let mut forgotten = Ok(());
+        for key in images {
+            forgotten = forgotten.and(self.shared.store.forget_image(&key.reference, &key.platform));
+            self.shared.ledger.lock().deleting.images.remove(&key);
+            self.shared.freed.send_replace(());
+        }
+        forgotten
     }
 
     /// Which layers the cache must not let go of, and which it should rather keep.
@@ -122,6 +122,24 @@ impl Images {
         let keys = pins.iter().map(|(reference, platform)| ImageKey::new(reference, platform));
         self.shared.ledger.lock().pins.extend(keys);
     }
+}
+
+/// Removes layers that were taken out of the ledger. To the end of them, also where one fails.
+pub(super) fn remove_layers(images: &Images, layers: Vec<LayerDigest>) -> (Pruned, Result<(), StoreError>) {
+    let (mut pruned, mut failed) = (Pruned::default(), Ok(()));
+    for layer in layers {
+        let removed = remove(&images.shared.store, &layer);
+        images.shared.ledger.lock().put_back(&layer);
+        images.shared.freed.send_replace(());
+        match removed {
+            Ok(bytes) => {
+                pruned.layer_bytes += bytes;
+                pruned.layers.push(layer);
+            }
+            Err(error) => failed = failed.and(Err(error)),
+        }
+    }
+    (pruned, failed)
 }
 
 /// The content that went with the layer.

@@ -20,7 +20,7 @@ pub(super) use find::Found;
 pub(super) use ledger::{ImageKey, Ledger};
 pub(super) use needs::AtWork;
 pub(super) use quiet::Quiet;
-pub(super) use uses::Wanting;
+pub(super) use uses::{Needed, Wanting};
 
 use bytes::Bytes;
 
@@ -112,15 +112,39 @@ impl Images {
     /// All claims of earlier processes have been made again: from now on what is not needed is deleted, what a crash left
     /// over first.
     pub fn settled(&self) {
-        {
+        let is_first = {
             let mut ledger = self.shared.ledger.lock();
             ledger.pending.everything = true;
-            if !std::mem::replace(&mut ledger.is_settled, true) {
-                drop(ledger);
-                self.start_deleting(self.shared.work.subscribe());
-            }
+            ledger.is_settled = true;
+            !std::mem::replace(&mut ledger.is_deleting, true)
+        };
+        if is_first {
+            self.start_deleting(self.shared.work.subscribe());
         }
         self.shared.work.send_replace(());
+    }
+
+    /// The same where containerd cannot ask: unless it could before, and has snapshots whose claims are made again when it can.
+    pub fn settled_without_containerd(&self) {
+        if self.settle_where_nothing_is_claimed() {
+            self.settled();
+        }
+    }
+
+    /// Where containerd has no snapshots no claim of an earlier process is missing. Says whether none is; deletes nothing. Blocking for
+    /// a moment.
+    pub(super) fn settle_where_nothing_is_claimed(&self) -> bool {
+        let is_unclaimed = || match self.shared.store.snapshots() {
+            Ok(snapshots) => snapshots.is_empty(),
+            Err(error) => {
+                tracing::warn!(%error, "the snapshots in the database cannot be read: what is not needed stays");
+                false
+            }
+        };
+        let was_settled = self.shared.ledger.lock().is_settled;
+        let is_settled = was_settled || is_unclaimed();
+        self.shared.ledger.lock().is_settled |= is_settled;
+        is_settled
     }
 
     /// The reference of an image that has the chain.

@@ -18,6 +18,7 @@ mod publish;
 mod publishing;
 mod referrers;
 mod refusals;
+mod removing;
 mod resolve;
 mod starts;
 mod verify;
@@ -48,6 +49,7 @@ pub use metrics::Metrics;
 pub use progress::{LayerState, LayerStatus};
 pub use publish::{PublishError, PublishedIndex, Pushed, Verdict};
 pub use publishing::Publish;
+pub use removing::RemoveError;
 pub use resolve::Asker;
 pub use starts::{ProfileConfig, Start};
 

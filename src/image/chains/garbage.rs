@@ -90,7 +90,7 @@ impl Ledger {
     }
 
     /// Lets the chains that are served with this image's layers be served as the same layers of another image.
-    fn serve_with_others(&mut self, key: &ImageKey) {
+    pub(super) fn serve_with_others(&mut self, key: &ImageKey) {
         for id in self.served_by(key) {
             let images = self.images_of(&id);
             let Some((_, served, length)) = images.iter().find(|(other, ..)| other == key) else { continue };
@@ -105,7 +105,7 @@ impl Ledger {
         }
     }
 
-    fn is_unneeded(&self, key: &ImageKey) -> bool {
+    pub(super) fn is_unneeded(&self, key: &ImageKey) -> bool {
         self.images.get(key).is_some_and(|known| {
             !known.kept
                 && known.scans.is_none()

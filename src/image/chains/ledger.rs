@@ -63,10 +63,12 @@ pub(in crate::image) struct Ledger {
     pub(super) at_work: HashMap<LayerDigest, usize>,
     /// Records that are being written.
     pub(super) writing: HashSet<ImageKey>,
-    pub(super) deleting: Deleting,
+    pub(in crate::image) deleting: Deleting,
     pub(super) pending: Pending,
     /// All claims of earlier processes have been made again.
     pub(super) is_settled: bool,
+    /// What is not needed is deleted in the background.
+    pub(super) is_deleting: bool,
     /// What layers of the store are.
     pub(super) measures: HashMap<LayerDigest, Measure>,
     /// What is shown of chains, where it is not what a scan has found.
@@ -84,9 +86,9 @@ pub(super) struct Holding {
 
 /// What is on its way out, and must not be taken for there.
 #[derive(Default)]
-pub(super) struct Deleting {
+pub(in crate::image) struct Deleting {
     pub(super) layers: HashSet<LayerDigest>,
-    pub(super) images: HashSet<ImageKey>,
+    pub(in crate::image) images: HashSet<ImageKey>,
 }
 
 /// What may not be needed any more; it is looked at in the background.

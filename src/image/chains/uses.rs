@@ -15,6 +15,19 @@ pub(in crate::image) struct Wanting {
     pub(in crate::image) layer: Layered,
 }
 
+/// Why an image cannot be taken out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::image) enum Needed {
+    Unknown,
+    Pinned,
+    /// By a mount or a call.
+    Held,
+    /// Containerd has snapshots of it.
+    Claimed,
+    /// It may have.
+    Unsettled,
+}
+
 impl Images {
     /// Layers that are mounted or claimed, each once.
     pub(in crate::image) fn wanting(&self) -> Vec<Wanting> {
@@ -103,6 +116,48 @@ impl Ledger {
         taken.sort();
         self.measures.retain(|layer, _| !self.deleting.layers.contains(layer));
         taken
+    }
+
+    /// Takes the image out, if nobody needs it, and those of its layers that are here and that nothing else needs: as with
+    /// [`Ledger::take_unreferenced`] until [`Ledger::put_back`]. Its record is the caller's to remove.
+    pub(in crate::image) fn take_image(
+        &mut self,
+        key: &ImageKey,
+        here: &HashSet<LayerDigest>,
+    ) -> Result<Vec<LayerDigest>, Needed> {
+        let image = self.image(key).ok_or(Needed::Unknown)?;
+        let is_same =
+            |held: &Arc<Image>| *held.reference == *key.reference && held.manifest_digest == image.manifest_digest;
+        if self.pins.contains(key) {
+            return Err(Needed::Pinned);
+        }
+        if self.writing.contains(key) || self.held.values().any(|held| is_same(&held.image)) {
+            return Err(Needed::Held);
+        }
+        if !self.is_settled {
+            return Err(Needed::Unsettled);
+        }
+        self.serve_with_others(key);
+        if !self.served_by(key).is_empty() {
+            return Err(Needed::Claimed);
+        }
+        self.forget(key);
+        self.deleting.images.insert(key.clone());
+        let own: HashSet<LayerDigest> =
+            digests(&image, image.layers.len()).filter(|layer| here.contains(layer)).collect();
+        Ok(self.take_unreferenced(&own))
+    }
+
+    /// Takes out the images that nobody asked for by name and nothing needs.
+    pub(in crate::image) fn take_unreferenced_images(&mut self) -> Vec<ImageKey> {
+        let is_settled = self.is_settled;
+        let unneeded: Vec<ImageKey> =
+            self.images.keys().filter(|key| is_settled && self.is_unneeded(key)).cloned().collect();
+        for key in &unneeded {
+            self.forget(key);
+            self.deleting.images.insert(key.clone());
+        }
+        unneeded
     }
 
     /// The layer has been removed, or could not be.

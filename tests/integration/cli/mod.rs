@@ -15,6 +15,7 @@ pub(crate) mod node;
 mod profiled;
 mod pulling;
 pub(crate) mod registry;
+mod removing;
 mod service;
 mod traced;
 mod unresolved;

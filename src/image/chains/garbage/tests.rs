@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::super::ledger::{Deleting, Holding};
+use super::super::uses::Needed;
 use super::*;
 use crate::blob::Origin;
 use crate::digest::{ChainId, DiffId, Digest};
@@ -93,6 +94,41 @@ fn a_base_that_another_image_has_too_is_served_with_that_one() {
     ledger.release(&upper);
     assert_eq!(ledger.collect(|_| true), Garbage { layers: digests(&[2]), images: vec![key(&one)] });
     assert_eq!(ledger.chains[&base].served, Some(key(&two)));
+}
+
+#[test]
+fn an_image_that_is_taken_out_leaves_what_others_need() {
+    let (one, two) = (image(&[1, 2]), image(&[1, 3]));
+    let mut ledger = settled(&[]);
+    [&one, &two].iter().for_each(|image| ledger.note(&key(image), image, true));
+    let here = digests(&[1, 2, 3]).into_iter().collect();
+    assert_eq!(ledger.take_image(&key(&one), &here), Ok(digests(&[2])));
+    assert_eq!(ledger.take_image(&key(&one), &here), Err(Needed::Unknown));
+    assert!(ledger.deleting.images.contains(&key(&one)), "until its record is gone nobody writes it");
+    assert_eq!(ledger.take_image(&key(&two), &here), Ok(digests(&[1, 3])));
+    assert!(ledger.chains.is_empty());
+}
+
+#[test]
+fn an_image_that_somebody_needs_is_not_taken_out() {
+    let app = image(&[1, 2]);
+    let mut ledger = settled(&[&app]);
+    let (name, here) = (key(&app), digests(&[1, 2]).into_iter().collect());
+    ledger.is_settled = false;
+    assert_eq!(ledger.take_image(&name, &here), Err(Needed::Unsettled));
+    ledger.is_settled = true;
+    ledger.claim_with(&app.chains()[0], Some(&name));
+    assert_eq!(ledger.take_image(&name, &here), Err(Needed::Claimed));
+    ledger.held.insert(1, Holding { image: app.clone(), chains: app.chains() });
+    assert_eq!(ledger.take_image(&name, &here), Err(Needed::Held));
+    ledger.pins.insert(name.clone());
+    assert_eq!(ledger.take_image(&name, &here), Err(Needed::Pinned));
+    (ledger.pins, ledger.held) = Default::default();
+    // The same layers under another name serve the claim as well.
+    let other = ImageKey::new("another", "linux/amd64");
+    ledger.note(&other, &app, false);
+    assert_eq!(ledger.take_image(&name, &here), Ok(digests(&[2])));
+    assert_eq!(ledger.chains[&app.chains()[0]].served, Some(other));
 }
 
 #[test]
