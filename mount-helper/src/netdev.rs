@@ -11,6 +11,9 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+/// Lines about one place that are taken away at once.
+const LINES_MAX: usize = 16;
+
 /// A line of /proc/self/mountinfo, as far as it matters (proc_pid_mountinfo(5)).
 #[derive(Debug, PartialEq, Eq)]
 struct Mounted {
@@ -27,6 +30,7 @@ struct Mounted {
 pub(crate) fn note(at: &Path) -> io::Result<()> {
     let at = at.canonicalize()?;
     let Some(source) = source(&fs::read("/proc/self/mountinfo")?, &at) else { return Ok(()) };
+    forget(&at)?;
     let mut mount = Command::new("/bin/mount");
     // Nothing is mounted, and no helper called.
     mount.args(["--fake", "--internal-only", "-o", "_netdev"]);
@@ -36,6 +40,30 @@ pub(crate) fn note(at: &Path) -> io::Result<()> {
     };
     let status = mount.arg(&at).stdin(Stdio::null()).stderr(Stdio::null()).status()?;
     if status.success() { Ok(()) } else { Err(io::Error::other(format!("mount --fake ends with {status}"))) }
+}
+
+/// Takes away what is noted of an earlier mount there: umount(8) takes one line of the two that mount(8) and we have written.
+fn forget(at: &Path) -> io::Result<()> {
+    for _ in 0..LINES_MAX {
+        let noted = match fs::read("/run/mount/utab") {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            noted => noted?,
+        };
+        if !is_noted(&noted, at) {
+            break;
+        }
+        let mut umount = Command::new("/bin/umount");
+        umount.args(["--fake", "--internal-only", "--no-canonicalize"]).arg(at);
+        if !umount.stdin(Stdio::null()).stderr(Stdio::null()).status()?.success() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn is_noted(noted: &[u8], at: &Path) -> bool {
+    let mut words = noted.split(|byte| matches!(byte, b' ' | b'\n'));
+    words.any(|word| word.strip_prefix(b"TARGET=").is_some_and(|target| unescaped(target) == at.as_os_str()))
 }
 
 /// What is mounted: a file system, or a directory that is also seen below that file system's own mount.
@@ -106,6 +134,13 @@ mod tests {
     #[test]
     fn a_file_system_of_its_own_is_named_as_one_also_with_blanks_in_its_place() {
         assert_eq!(found("/srv/two words"), Some(Source::Whole));
+    }
+
+    #[test]
+    fn a_place_is_found_among_the_notes_also_with_blanks() {
+        let noted = b"SRC=oncefs TARGET=/srv/two\\040words ROOT=/ OPTS=_netdev\nSRC=x TARGET=/srv/one ROOT=/\n";
+        assert!(is_noted(noted, Path::new("/srv/two words")) && is_noted(noted, Path::new("/srv/one")));
+        assert!(!is_noted(noted, Path::new("/srv")) && !is_noted(b"", Path::new("/")));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::image::{Image, Layer, Tar};
 use super::mounting::assert_usual;
-use super::node::Node;
+use super::node::{Node, ONCEFS, run};
 use super::registry::Registry;
 use crate::index::made;
 
@@ -79,6 +79,30 @@ fn a_second_server_on_the_same_store_is_refused_with_the_first_ones_pid() {
     node.umount(&at).well();
     node.assert_at_rest();
     node.oncefs_elsewhere("run2", &["pull", &image]).well();
+}
+
+/// A server that runs has its own root, configuration and log, whatever a command says.
+#[test]
+fn who_means_another_store_than_the_servers_is_refused_and_other_flags_are_not_passed_over_in_silence() {
+    let node = Node::new();
+    let image = Image::usual(75).write_layout(&node.path("layout"));
+    let at = node.mount(&image, "mnt");
+    let meaning = |root: &str, more: &[&str]| {
+        let mut command = std::process::Command::new(ONCEFS);
+        command.arg("--root").arg(node.path(root)).arg("--run").arg(node.run()).args(more).current_dir(node.path(""));
+        run(&mut command)
+    };
+    for refused in [&["status"][..], &["pull", &image], &["umount", at.to_str().unwrap()]] {
+        meaning("other", refused).fails(2, &["has the store", node.root().to_str().unwrap(), "--run"]);
+    }
+    assert_usual(&at, 75);
+    std::os::unix::fs::symlink(node.root(), node.path("link")).unwrap();
+    assert_eq!(meaning("link", &["status"]).well().err, "");
+    std::fs::write(node.path("other.toml"), "").unwrap();
+    let told = meaning("root", &["--config", "other.toml", "--log", "debug", "status"]).well().err;
+    assert!(told.contains("config.toml; --config is for one that starts") && told.contains("--log is"), "{told}");
+    node.umount(&at).well();
+    node.assert_at_rest();
 }
 
 #[test]

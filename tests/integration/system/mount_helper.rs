@@ -96,6 +96,20 @@ fn a_line_of_fstab_is_mounted_by_its_directory_alone() {
     machine.node.assert_at_rest();
 }
 
+/// umount(8) takes away one line, and both mount(8) and its helper write one.
+#[test]
+fn notes_do_not_grow_with_each_mount_at_one_place() {
+    let machine = Machine::new();
+    let script = "
+        mkdir at
+        for n in 1 2 3 4; do mount -t oncefs -o \"$(here),_netdev\" \"$IMAGE\" at; umount at; done
+        grep -c \"TARGET=$DIR/at \" /run/mount/utab
+        umount --fake at 2>&1; ! grep -q \"TARGET=$DIR/at \" /run/mount/utab";
+    let ran = machine.script(&machine.image(6), script).well();
+    assert_eq!(ran.out, "1\n", "{ran:?}");
+    machine.node.assert_at_rest();
+}
+
 /// What mount(8) has noted of a mount, and the kernel does not keep, goes with it whoever takes it away.
 #[test]
 fn umount_of_oncefs_leaves_no_note_of_a_mount_either() {
