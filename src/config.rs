@@ -24,7 +24,7 @@ pub use service::{LogFormat, Metrics, Server};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Where layers and the database live.
+    /// Where layers and the database live; empty if nobody can say.
     pub root: PathBuf,
     /// Where the socket, the log and the FUSE mount live.
     pub run: PathBuf,
@@ -155,10 +155,8 @@ impl Config {
             None => toml::Table::new(),
         };
         let (root, run) = places(environment, uid);
-        for (key, place) in [("root", root), ("run", Some(run))] {
-            if let Some(place) = place {
-                table.entry(key).or_insert_with(|| place.to_string_lossy().into_owned().into());
-            }
+        for (key, place) in [("root", root.unwrap_or_default()), ("run", run)] {
+            table.entry(key).or_insert_with(|| place.to_string_lossy().into_owned().into());
         }
         for (name, value) in &environment.0 {
             if let Some(key) = name.strip_prefix(PREFIX).filter(|_| name != CONFIG_VARIABLE) {
@@ -166,9 +164,6 @@ impl Config {
                 // Checked by itself, so that the complaint names the variable.
                 check(table.clone(), &format!("environment variable {name}"))?;
             }
-        }
-        if !table.contains_key("root") && flags.root.is_none() {
-            return Err(ConfigError::NoHome);
         }
         let mut config = check(table, "configuration")?;
         config.check_places()?;
@@ -189,6 +184,14 @@ impl Config {
         }
         config.check_values()?;
         Ok(config)
+    }
+
+    /// Whether it says where layers are; only who asks a server that runs need not know.
+    ///
+    /// # Errors
+    /// Fails where nobody has said so, and this user has no home.
+    pub fn check_root(&self) -> Result<(), ConfigError> {
+        if self.root.as_os_str().is_empty() { Err(ConfigError::NoHome) } else { Ok(()) }
     }
 
     /// A server may have another working directory than whoever named its places.

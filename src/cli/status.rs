@@ -42,7 +42,7 @@ impl Status {
         let status = match setting.call_running(&Call::Status, &mut Shown::new()).await {
             Some(answered) => of_outcome(answered?)?,
             // Who only asks makes no store.
-            None if is_missing(root) => of_no_store(root),
+            None if root.is_absolute() && is_missing(root) => of_no_store(root),
             None => match setting.ask(&Call::Status, &mut Shown::new()).await? {
                 Asked::Answered(outcome) => of_outcome(outcome)?,
                 Asked::Here(node) => node.status().await?,

@@ -96,12 +96,14 @@ fn a_value_that_nothing_could_work_with_is_told_with_its_key() {
 #[test]
 fn an_ordinary_user_without_a_home_says_where_the_store_is() {
     let nowhere = Environment::default();
-    assert!(matches!(Config::load(&Flags::default(), &nowhere, 7), Err(ConfigError::NoHome)));
+    let homeless = Config::load(&Flags::default(), &nowhere, 7).unwrap().with_absolute_places();
+    assert!(matches!(homeless.check_root(), Err(ConfigError::NoHome)));
     for (flags, environment) in [
         (Flags { root: Some("/x".into()), ..Flags::default() }, nowhere),
         (Flags::default(), environment(&[("ONCEFS_ROOT", "/x")])),
     ] {
         let config = Config::load(&flags, &environment, 7).unwrap();
+        assert!(config.check_root().is_ok());
         assert_eq!((config.root, config.run), ("/x".into(), "/tmp/oncefs-7".into()));
     }
 }

@@ -15,8 +15,8 @@ impl Config {
             if place.to_string_lossy().contains("://") {
                 return Err(wrong(key, place.display(), "write the path alone, without unix://"));
             }
-            let is_default = key == "server.address" && place.as_os_str().is_empty();
-            if !is_default && !place.is_absolute() {
+            let is_unset = key != "run" && place.as_os_str().is_empty();
+            if !is_unset && !place.is_absolute() {
                 return Err(wrong(key, place.display(), "it must begin with /"));
             }
         }

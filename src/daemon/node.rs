@@ -41,6 +41,7 @@ pub struct Node {
 /// Whether a server could work with it: what is only seen to be wrong when it is used, too.
 pub fn check_config(config: &Config) -> Result<(), Failure> {
     let wrong = |error| format!("log = {:?}: {}", config.log, with_causes(&error));
+    config.check_root().map_err(|error| failure::of_config(&error))?;
     check_level(&config.log).map_err(|error| Failure::new(FailureKind::Usage, wrong(error)))?;
     Access::new(&config.server.group)?;
     if let Some(key) = &config.index.signing_key {
@@ -57,6 +58,7 @@ pub fn check_config(config: &Config) -> Result<(), Failure> {
 impl Node {
     /// Opens the store, which no other process may have open.
     pub async fn open(config: &Config) -> Result<Self, Failure> {
+        config.check_root().map_err(|error| failure::of_config(&error))?;
         let registry = Registry::new(config.registry.clone()).map_err(|error| failure::of_registry(&error))?;
         let (root, store, blobs) = (config.root.clone(), config.store.clone(), Arc::new(registry.clone()));
         let deadline = Instant::now() + LOCK_PATIENCE;

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
 
+use super::failure::of_config;
 use crate::config::{Config, Flags};
 use crate::control::{Client, ClientError, Failure, FailureKind};
 
@@ -74,6 +75,7 @@ pub async fn connect_or_start(config: &Config, flags: &Flags) -> Result<Client, 
     if let Some(client) = running(&config.run).await? {
         return Ok(client);
     }
+    config.check_root().map_err(|error| StartError::Failed(of_config(&error)))?;
     prepare_run(&config.run)?;
     let _one_at_a_time = lock(&config.run.join("start.lock"), PATIENCE).await?;
     if let Some(client) = running(&config.run).await? {

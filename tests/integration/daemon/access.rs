@@ -19,7 +19,8 @@ fn as_member(service: &Service, group: &str, arguments: &[&str]) -> Ran {
     let mut command = Command::new(needed("setpriv"));
     command.args(["--reuid", SOMEBODY, "--regid", SOMEBODY, "--groups", group, "--inh-caps=-all"]);
     command.arg(service.path("oncefs")).arg("--run").arg(service.run_dir()).args(arguments);
-    run(command.env_clear().env("PATH", "/usr/bin:/bin").env("HOME", "/nonexistent").current_dir("/"))
+    // Without a home: whoever asks a server need not have a store of their own.
+    run(command.env_clear().env("PATH", "/usr/bin:/bin").current_dir("/"))
 }
 
 fn service(configuration: &str) -> Service {
@@ -54,6 +55,9 @@ fn operators_decide_what_is_in_the_cache_and_nothing_beyond_the_store() {
     as_member(&service, OPERATORS, &["prune"]).well();
 
     let layout = image.write_layout(&service.path("layout"));
+    let mut alone = Command::new(needed("setpriv"));
+    alone.args(["--reuid", SOMEBODY, "--regid", SOMEBODY, "--clear-groups"]).arg(service.path("oncefs")).arg("status");
+    run(alone.env_clear().env("PATH", "/usr/bin:/bin").current_dir("/")).fails(2, &["HOME is not set", "--root"]);
     for refused in [&["mount", &registry.image(), &place][..], &["umount", "--all"], &["pull", &layout]] {
         as_member(&service, OPERATORS, refused).fails(5, &["only root", "operators may ask for status"]);
     }
