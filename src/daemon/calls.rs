@@ -73,7 +73,7 @@ async fn answer(
     if !caller.may(&call) {
         return refusal(
             "only root, or the user the server runs as, may do this; operators may ask for status, check and prune, and pull, inspect, pin, \
-             unpin, trace, index ls and index verify of images in registries",
+             unpin, rm, trace, index ls and index verify of images in registries",
         );
     }
     let wanted = Wanted::of_headers(&headers);
