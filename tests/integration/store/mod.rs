@@ -3,6 +3,7 @@
 mod cache;
 mod disk;
 mod failing;
+mod power;
 mod process;
 mod rebuilt;
 pub(crate) mod shelf;
