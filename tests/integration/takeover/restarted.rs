@@ -1,6 +1,6 @@
 //! A server that ends in order and is followed by another, while somebody waits for bytes that do not come.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
@@ -23,8 +23,13 @@ const WANTED: (&str, &str) = SMALL;
 /// A lazy image whose registry has just stopped to send, and somebody who waits for a file of it.
 struct Waiting {
     kept: Kept,
+    at: PathBuf,
     registry: Registry,
     reader: Running,
+}
+
+fn reader(at: &Path) -> Running {
+    Running::start(Command::new("cat").arg(at.join(WANTED.0)))
 }
 
 impl Waiting {
@@ -35,8 +40,8 @@ impl Waiting {
         ls(&at);
         sha256sum(&at.join(READ));
         registry.fault(image.layer_digest(0), Fault::StallsAfter(0));
-        let reader = Running::start(Command::new("cat").arg(at.join(WANTED.0)));
-        let waiting = Self { kept, registry, reader };
+        let reader = reader(&at);
+        let waiting = Self { kept, at, registry, reader };
         until("somebody waits", || waiting.is_waited_for());
         waiting
     }
@@ -69,8 +74,6 @@ fn who_waits_waits_on_when_the_server_is_restarted() {
         waiting.kept.signal(Signal::TERM);
         waiting.is_followed();
     }
-    let devices = std::fs::read_to_string(waiting.kept.service.run_dir().join("devices")).unwrap();
-    assert_eq!(devices.lines().count(), 1, "it is the same mount all the time: {devices}");
     waiting.ends_well();
 }
 
@@ -116,6 +119,23 @@ fn who_waits_waits_on_when_a_server_fails_after_it_took_over() {
     assert!(!waiting.reader.has_ended());
     std::fs::remove_file(&snapshots).unwrap();
     std::fs::rename(&away, &snapshots).unwrap();
+    waiting.is_followed();
+    waiting.ends_well();
+}
+
+/// Whom the dead server owes an answer gets an error, since nobody would answer. The page cache reads ahead first, and then asks once more.
+#[test]
+fn on_an_older_kernel_nobody_waits_for_a_server_that_is_dead() {
+    let older = concat!("exec python3 ", env!("CARGO_MANIFEST_DIR"), "/tests/integration/takeover/older.py \"$@\"");
+    let mut waiting = Waiting::of(Kept::by(LINES, older, Path::new(ONCEFS)));
+    // By a server that has mounted, and then by one that took over.
+    waiting.kept.signal(Signal::KILL);
+    waiting.is_followed();
+    waiting.kept.signal(Signal::KILL);
+    until("it waits no more", || waiting.reader.has_ended());
+    let next = reader(&waiting.at);
+    let ended = std::mem::replace(&mut waiting.reader, next).end();
+    assert!(ended.code == Some(1) && ended.err.contains(WANTED.0), "{ended:?}");
     waiting.is_followed();
     waiting.ends_well();
 }
