@@ -257,6 +257,8 @@ impl Cache {
         let config = self.config.lock().clone();
         self.used.fetch_add(bytes, Ordering::SeqCst);
         if config.max_bytes > 0 && !self.is_within(config.high_bytes()) {
+            // It is large, and seldom: it does not stay over the bound since there was nothing to be let go of a moment ago.
+            *self.making_room.lock() = None;
             self.make_room(&config);
         }
     }
@@ -284,8 +286,9 @@ impl Cache {
 
     /// Counts, and lets go of frames that were read before `before` until so many bytes are left. Called with `making_room` held.
     fn evict(&self, store: &Store, left: u64, before: u64) -> Result<Evicted, StoreError> {
-        let layers = store.layers();
+        // First: a layer that comes while these are listed is counted twice rather than never.
         let believed = self.used.load(Ordering::SeqCst);
+        let layers = store.layers();
         let counted: u64 = layers.iter().map(|layer| layer.resident_bytes()).sum();
         // What was kept since then stays counted, if need be twice.
         self.used.fetch_add(counted.wrapping_sub(believed), Ordering::SeqCst);
