@@ -4,6 +4,7 @@
 //! the services behind the sockets. An orderly end goes the other way: nothing new, what is under way to its end, the mounts.
 
 mod check;
+mod renewal;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -18,7 +19,7 @@ use super::keeping::{Inherited, Keeping};
 use super::logging::Log;
 use super::metrics::{Counted, Exposed};
 use super::mounts::Mounts;
-use super::node::{News, Node, blocking};
+use super::node::{News, Node};
 use super::notify::Notify;
 use super::pulls::NodePulls;
 use super::reload::Reload;
@@ -32,6 +33,7 @@ use crate::snapshotter::Snapshots;
 use crate::sys::mount as kernel;
 
 pub use check::nothing_to_compare;
+use renewal::until_another_is_better;
 
 /// When a server ends by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,9 +59,6 @@ pub struct Start {
 
 /// How long a server that was started for a call waits for it.
 const FIRST_CALL: Duration = Duration::from_secs(10);
-
-/// How often a server that ails asks whether there is somebody to start another.
-const FOLLOWED_LOOKS_APART: Duration = Duration::from_secs(60);
 
 /// How long a disk may take for the last that a server writes whom another follows.
 const LAST_SYNC: Duration = Duration::from_secs(10);
@@ -171,21 +170,6 @@ pub async fn serve(start: Start, ready: impl FnOnce(), interrupts: Interrupts) -
         tracing::error!(error = %failed, "not everything was written down: the next start fetches some frames again");
     }
     ended
-}
-
-/// Resolves when the database has failed and somebody starts the next server, which opens it anew. Not soon after the start: where the
-/// disk stays broken, that would be one server after the other.
-async fn until_another_is_better(node: &Node, keeping: &Keeping, may_renew: Instant) {
-    loop {
-        node.until_the_database_fails().await;
-        tokio::time::sleep_until(may_renew.into()).await;
-        let followed = keeping.clone();
-        if blocking(move || followed.is_there()).await.unwrap_or(false) {
-            tracing::error!("the database has failed: making place for the next server, which opens it anew");
-            return;
-        }
-        tokio::time::sleep(FOLLOWED_LOOKS_APART).await;
-    }
 }
 
 /// Ends the process, and takes nothing apart: who waits for an answer gets it of the next server. Whatever else let go of a reply

@@ -1,7 +1,11 @@
 //! Layers made to harm whoever unpacks them, given to a server that then has to go on: each is refused with a reason, soon, and the server's
-//! memory stays within what the configuration says a scan may take.
+//! memory and disk stay within what the configuration says a scan may take.
+
+use std::ffi::CString;
+use std::path::PathBuf;
 
 use oncefs::digest::Digest;
+use rustix::mount::{MountFlags, UnmountFlags};
 use serde_json::json;
 
 use super::stage::Service;
@@ -14,6 +18,10 @@ use crate::sources::made::convert;
 
 const INODES_MAX: u64 = 200_000;
 const NAMES_BYTES_MAX: u64 = 16 << 20;
+const DATA_BYTES_MAX: u64 = 256 << 20;
+const RATIO_FROM_BYTES: u64 = 64 << 20;
+/// What else than a layer's data there is: trees, the database, what is kept for a full disk.
+const OTHER_DISK_BYTES: u64 = 96 << 20;
 
 /// As the documentation of [scan.limits] has it: what an entry takes, what its names take, and what any scan takes beside.
 const ENTRY_BYTES: u64 = 300;
@@ -28,6 +36,15 @@ fn endless(tar: &[u8], piece: &[u8], times: usize) -> Layer {
     let [tar, piece] = [tar, piece].map(|bytes| zstd::bulk::compress(bytes, 1).unwrap());
     let blob = [tar, piece.repeat(times)].concat();
     Layer { blob, diff_id: Digest::of(b"nobody gets so far"), media_type: ZSTD }
+}
+
+/// One file that goes on and on, of bytes that pack no better than a database may.
+fn long() -> Layer {
+    let mut header = tar::Header::new_ustar();
+    header.set_path("long").unwrap();
+    header.set_size(1 << 30);
+    header.set_cksum();
+    endless(header.as_bytes(), &program(342, 64 << 10).repeat(16), 1024)
 }
 
 /// Entries, each with a name of its own.
@@ -77,6 +94,7 @@ fn bombs() -> Vec<(&'static str, Layer, &'static str)> {
         ("gzip of zeros", Layer::gzip(&zeros), "ratio_max"),
         ("zstd of zeros", Layer::zstd(&zeros), "ratio_max"),
         ("zstd with a window of 2 GiB", wide_window(&Tar::new().file("a", b"a").done()), "128 MiB"),
+        ("a gigabyte", long(), "data_bytes_max"),
         ("ten million entries", endless(&entries(250_000), &same(100_000), 98), "more than 200000 inodes"),
         ("a million attributes", endless(&attributes(4_000), &attributes(4_000), 249), "16777216 bytes"),
         ("a million attributes of one file", Layer::zstd(&one_file), "1048576 are the limit"),
@@ -88,6 +106,24 @@ fn bombs() -> Vec<(&'static str, Layer, &'static str)> {
     ]
 }
 
+/// A file system of so many bytes.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn of(at: PathBuf, bytes: u64) -> Self {
+        std::fs::create_dir(&at).unwrap();
+        let options = CString::new(format!("size={bytes}")).unwrap();
+        rustix::mount::mount("tmpfs", &at, "tmpfs", MountFlags::empty(), options.as_c_str()).unwrap();
+        Self(at)
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _gone = rustix::mount::unmount(&self.0, UnmountFlags::DETACH);
+    }
+}
+
 fn peak_bytes(pid: i32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
@@ -95,9 +131,15 @@ fn peak_bytes(pid: i32) -> u64 {
 }
 
 #[test]
-fn no_layer_takes_more_memory_than_is_set_and_each_is_refused_with_the_reason() {
-    let service =
-        Service::started(&format!("[scan.limits]\ninodes_max = {INODES_MAX}\nnames_bytes_max = {NAMES_BYTES_MAX}\n"));
+fn no_layer_takes_more_memory_or_disk_than_is_set_and_each_is_refused_with_the_reason() {
+    let mut service = Service::new(&format!(
+        "[scan.limits]\ninodes_max = {INODES_MAX}\nnames_bytes_max = {NAMES_BYTES_MAX}\ndata_bytes_max = {DATA_BYTES_MAX}\n\
+         ratio_from_bytes = {RATIO_FROM_BYTES}\n"
+    ));
+    // What takes more is refused for another reason: the disk is full.
+    let _disk = Disk::of(service.path("root"), DATA_BYTES_MAX + OTHER_DISK_BYTES);
+    service.start(&[]);
+    service.hear("READY=1");
     let registry = Registry::empty();
     let before = peak_bytes(service.pid());
     let layouts = tempfile::tempdir().unwrap();

@@ -189,7 +189,7 @@ fn a_layer_with_more_names_than_allowed_is_refused() {
     let (blob, tar) = gzipped(3_000_000);
     let limits = Limits { inodes_max: 5, ..Limits::default() };
     let error = refused(&made::layered(&blob, &tar), &made::in_memory(&blob), &limits);
-    assert!(matches!(error, ScanError::Tar { .. } | ScanError::Draft { .. }), "{error}");
+    assert!(matches!(error, ScanError::Limit { setting: "inodes_max", .. }), "{error}");
 }
 
 #[test]
