@@ -294,7 +294,7 @@ impl Serving {
             self.metrics.read_at_once(since, bytes.len());
         };
         match wanted.now(at_once) {
-            Ok(()) if wanted.layer.is_complete() => {}
+            Ok(()) if wanted.layer.is_all_at_hand() => {}
             Ok(()) => self.ahead(&wanted),
             Err(ReadFailed::NotResident(missing)) => {
                 let metrics = self.metrics.clone();

@@ -1,7 +1,7 @@
 //! Read-ahead: who reads a file on and on finds what comes next here already.
 //!
 //! The kernel opens no file with us, so what is known of a reader is where it read last. It is kept for some files of each layer
-//! that is not complete, those read last; of a layer that is complete nobody asks. What runs ahead is background work, which a
+//! that is not complete, or not compared with its digests, those read last; of another nobody asks. What runs ahead is background work, which a
 //! reader joins when it gets there.
 
 use std::num::NonZeroUsize;
@@ -84,10 +84,15 @@ impl Default for Ahead {
 // === impl Layer ===
 
 impl Layer {
+    /// Whether no reader has to wait: all is here, and compared with its digests where that is wanted.
+    pub fn is_all_at_hand(&self) -> bool {
+        self.is_complete() && self.resident().is_proven()
+    }
+
     /// Takes note that this much of a file of `size` bytes was read, and says what of it to fetch ahead, if anything. Waits for
     /// nobody.
     pub fn reads_on(&self, file: u64, read: &Range<u64>, size: u64) -> Option<Range<u64>> {
-        if self.is_complete() || read.is_empty() {
+        if read.is_empty() || self.is_all_at_hand() {
             return None;
         }
         let max = self.shared.fetching.config().read_ahead_bytes_max;
@@ -109,7 +114,9 @@ impl Layer {
             // What is fetched for a reader should not be the first to go.
             self.recency().note(&stretch, recency::now());
         }
-        frames.retain(|frames| frames.clone().any(|frame| !self.is_at_hand(frame)));
+        // To compare it with its digest takes time too: who reads on and on should not wait for that, where there is another processor.
+        let is_at_hand = |frame| self.is_at_hand(frame) && self.resident().unproven(frame..frame + 1).is_none();
+        frames.retain(|frames| !frames.clone().all(is_at_hand));
         if frames.is_empty() {
             return;
         }

@@ -173,6 +173,11 @@ impl Resident {
         Some(missing.start.min(unproven.start)..missing.end.max(unproven.end))
     }
 
+    /// Whether no resident frame must be compared with its digest first.
+    pub(super) fn is_proven(&self) -> bool {
+        self.unproven.is_empty()
+    }
+
     /// From the first to the last frame of `range` that is resident and must be compared with its digest first; none if there is none.
     pub(super) fn unproven(&self, range: Range<u32>) -> Option<Range<u32>> {
         if self.unproven.is_empty() { None } else { self.unproven.within(range) }
