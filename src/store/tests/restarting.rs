@@ -85,3 +85,32 @@ async fn a_damaged_bitmap_costs_the_bytes_and_not_the_layer() {
     layer.fill(0..4).await.unwrap();
     sample.is_whole(&layer);
 }
+
+/// Who reads on and on does not wait for that of what comes next.
+#[tokio::test]
+async fn what_is_read_on_and_on_is_compared_ahead_and_fetched_only_where_it_is_wrong() {
+    let sample = Sample::new(1, 40 * FRAME, FRAME);
+    let (dir, shelf, store) = fixture(&[&sample]);
+    sample.put(&store);
+    drop(store);
+    flip(&place(&dir, &sample).join("data"), 12 * FRAME + 1);
+    let layer = open(&dir, &shelf).layer(&sample.digest).unwrap().unwrap();
+    assert!(layer.is_complete() && !layer.is_all_at_hand());
+    let size = layer.data_bytes();
+    assert_eq!(layer.reads_on(1, &(0..FRAME), size), None);
+    let ahead = layer.reads_on(1, &(FRAME..2 * FRAME), size).expect("there is something to compare");
+    layer.fetch_ahead(vec![ahead.clone()]);
+    let of = layer.frames().covering(ahead);
+    let compared = async {
+        while !layer.shared.fills.is_empty() || layer.resident().unproven(of.clone()).is_some() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), compared).await.expect("all of it is compared");
+    assert!(of.contains(&12) && of.end < 40, "{of:?}");
+    assert_eq!(layer.resident().unproven(0..40), Some(0..40), "what lies before and behind is not");
+    assert_eq!(shelf.requests(), vec![12 * FRAME..13 * FRAME; 1]);
+    sample.is_whole(&layer);
+    assert!(layer.is_all_at_hand());
+    assert_eq!(layer.reads_on(1, &(2 * FRAME..3 * FRAME), size), None);
+}
