@@ -42,15 +42,21 @@ struct Sample {
 #[derive(Default)]
 struct Shelf {
     blobs: Mutex<HashMap<LayerDigest, Bytes>>,
-    fault: Mutex<Option<Fault>>,
+    fault: Arc<Mutex<Option<Fault>>>,
     opened: AtomicUsize,
     /// What comes from there in the time of a round trip.
     carries: AtomicUsize,
     requests: Arc<Mutex<Vec<Range<u64>>>>,
 }
 
-/// Notes what it is asked for.
-struct Counted(Arc<dyn Blob>, Arc<Mutex<Vec<Range<u64>>>>, u64);
+/// A blob on the shelf, which notes what it is asked for. It has the shelf's fault of the moment, also if it was opened before: fills that
+/// were left may open one at any time.
+struct Lent {
+    blob: InMemory,
+    fault: Arc<Mutex<Option<Fault>>>,
+    requests: Arc<Mutex<Vec<Range<u64>>>>,
+    carries: u64,
+}
 
 /// Too large for others to come along.
 const FRAME: u64 = 70_000;
@@ -166,35 +172,47 @@ impl Blobs for Shelf {
             assert_eq!(origin, self::origin());
             let blob = self.blobs.lock().get(&layer).cloned().ok_or(BlobError::NotFound("not on the shelf".into()))?;
             assert_eq!(size, blob.len() as u64);
-            let blob: Arc<dyn Blob> = match *self.fault.lock() {
-                None => Arc::new(InMemory(blob)),
-                Some(fault) => Arc::new(Faulty { inner: InMemory(blob), fault }),
-            };
-            let carries = self.carries.load(Ordering::Relaxed) as u64;
-            Ok(Arc::new(Counted(blob, self.requests.clone(), carries)) as Arc<dyn Blob>)
+            Ok(Arc::new(Lent {
+                blob: InMemory(blob),
+                fault: self.fault.clone(),
+                requests: self.requests.clone(),
+                carries: self.carries.load(Ordering::Relaxed) as u64,
+            }) as Arc<dyn Blob>)
         })
     }
 }
 
-impl Blob for Counted {
+// === impl Lent ===
+
+impl Lent {
+    fn of_the_moment(&self) -> Arc<dyn Blob> {
+        let blob = InMemory(self.blob.0.clone());
+        match *self.fault.lock() {
+            None => Arc::new(blob),
+            Some(fault) => Arc::new(Faulty { inner: blob, fault }),
+        }
+    }
+}
+
+impl Blob for Lent {
     fn size(&self) -> u64 {
-        self.0.size()
+        self.blob.size()
     }
 
     fn carries(&self) -> u64 {
-        self.2
+        self.carries
     }
 
     fn range(&self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, BlobError>> {
-        self.1.lock().push(range.clone());
+        self.requests.lock().push(range.clone());
         Box::pin(async move {
             tokio::task::yield_now().await;
-            self.0.range(range).await
+            self.of_the_moment().range(range).await
         })
     }
 
     fn stream(&self) -> futures::stream::BoxStream<'static, Result<Bytes, BlobError>> {
-        self.0.stream()
+        self.of_the_moment().stream()
     }
 }
 
