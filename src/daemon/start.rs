@@ -32,11 +32,25 @@ pub enum StartError {
     Client(#[from] ClientError),
 }
 
+/// Whose turn it is to start a server.
+enum Turn {
+    /// Ours, as long as the file is open.
+    Ours(File),
+    /// Nobody's: there is one.
+    NotNeeded(Client),
+}
+
 /// What a server prints when it takes calls.
 pub const READY: &str = "ready";
 
-/// How long a server may take to open its store, or a dying one to end.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a dying server may take to end.
+const END_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long a server that was started may take until it takes calls: it waits for a dying one, and opens its store on what may be a busy disk.
+const START_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long another may take to start one. Who loses patience says so itself, and then it is somebody else's turn.
+const TURN_PATIENCE: Duration = Duration::from_secs(90);
 
 /// How often a lock that somebody holds is tried again.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
@@ -77,14 +91,32 @@ pub async fn connect_or_start(config: &Config, flags: &Flags) -> Result<Client, 
     }
     config.check_root().map_err(|error| StartError::Failed(of_config(&error)))?;
     prepare_run(&config.run)?;
-    let _one_at_a_time = lock(&config.run.join("start.lock"), PATIENCE).await?;
-    if let Some(client) = running(&config.run).await? {
-        return Ok(client);
-    }
+    let _one_at_a_time = match turn(&config.run).await? {
+        Turn::NotNeeded(client) => return Ok(client),
+        Turn::Ours(held) => held,
+    };
     let (run, flags, root) = (config.run.clone(), flags.clone(), config.root.clone());
     let started = tokio::task::spawn_blocking(move || start(&run, &root, &flags)).await;
     started.map_err(|_| StartError::Spawn(io::ErrorKind::Interrupted.into()))??;
     Ok(Client::connect(&config.run).await?)
+}
+
+/// Waits until nobody else looks for a server or starts one, or there is one.
+async fn turn(run: &Path) -> Result<Turn, StartError> {
+    let path = run.join("start.lock");
+    let file = open_lock(&path)?;
+    let deadline = Instant::now() + TURN_PATIENCE;
+    loop {
+        let is_ours = try_lock(&file, &path)?;
+        if let Some(client) = running(run).await? {
+            return Ok(Turn::NotNeeded(client));
+        }
+        match is_ours {
+            true => return Ok(Turn::Ours(file)),
+            false if Instant::now() < deadline => tokio::time::sleep(LOOK_EVERY).await,
+            false => return Err(held_for_ever(&path)),
+        }
+    }
 }
 
 /// Whether a server holds the run directory, be it one that begins or one that ends.
@@ -95,39 +127,53 @@ pub fn is_held(run: &Path) -> bool {
 
 /// Waits until no server holds the run directory.
 pub async fn wait_until_gone(run: &Path) {
-    let _free_or_not_worth_waiting_for = lock(&run.join("server.lock"), PATIENCE).await;
+    let _free_or_not_worth_waiting_for = lock(&run.join("server.lock"), END_PATIENCE).await;
 }
 
 /// Takes the place of the run directory's one server, for as long as the file is open.
 pub(super) async fn hold_run(run: &Path) -> Result<File, Failure> {
     let held = async {
         prepare_run(run)?;
-        lock(&run.join("server.lock"), PATIENCE).await
+        lock(&run.join("server.lock"), END_PATIENCE).await
     };
     held.await.map_err(|error| Failure::new(FailureKind::Usage, error.to_string()))
 }
 
+/// Holds the lock as long as the file is open.
 pub(super) async fn lock(path: &Path, patience: Duration) -> Result<File, StartError> {
-    let failed = |cause: String| StartError::Run { run: path.to_owned(), cause };
-    let mut open = OpenOptions::new();
-    let file = open
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32);
-    let file = file.open(path).map_err(|error| failed(error.to_string()))?;
+    let file = open_lock(path)?;
     let deadline = Instant::now() + patience;
-    loop {
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(file),
-            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < deadline => tokio::time::sleep(LOOK_EVERY).await,
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                return Err(failed("another process holds it and does not end".to_owned()));
-            }
-            Err(error) => return Err(failed(error.to_string())),
+    while !try_lock(&file, path)? {
+        if Instant::now() >= deadline {
+            return Err(held_for_ever(path));
         }
+        tokio::time::sleep(LOOK_EVERY).await;
     }
+    Ok(file)
+}
+
+fn open_lock(path: &Path) -> Result<File, StartError> {
+    let mut open = OpenOptions::new();
+    let open = open.create(true).truncate(false).write(true).mode(0o600);
+    let open = open.custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32);
+    open.open(path).map_err(|error| unusable(path, error.to_string()))
+}
+
+/// False while another holds it.
+fn try_lock(file: &File, path: &Path) -> Result<bool, StartError> {
+    match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
+        Err(error) => Err(unusable(path, error.to_string())),
+    }
+}
+
+fn held_for_ever(path: &Path) -> StartError {
+    unusable(path, "another process holds it and does not end".to_owned())
+}
+
+fn unusable(path: &Path, cause: String) -> StartError {
+    StartError::Run { run: path.to_owned(), cause }
 }
 
 // === making ===
@@ -161,7 +207,7 @@ fn start(run: &Path, root: &Path, flags: &Flags) -> Result<(), StartError> {
             return Ok(());
         }
         // Its end closes the pipe a moment before it can be waited for.
-        "" if began.elapsed() < PATIENCE => {
+        "" if began.elapsed() < START_PATIENCE => {
             return Err(StartError::Ended { status: child.wait().map_err(StartError::Spawn)?, log });
         }
         "" => {
@@ -171,7 +217,7 @@ fn start(run: &Path, root: &Path, flags: &Flags) -> Result<(), StartError> {
     }
     let _it_said_its_last_word = child.wait();
     match said.trim_end() {
-        "" => Err(StartError::Silent { seconds: PATIENCE.as_secs(), log }),
+        "" => Err(StartError::Silent { seconds: START_PATIENCE.as_secs(), log }),
         other => Err(match serde_json::from_str(other) {
             Ok(failure) => StartError::Failed(failure),
             Err(_) => StartError::Failed(Failure::new(FailureKind::Other, other)),
@@ -187,5 +233,5 @@ fn first_line(pipe: std::process::ChildStdout) -> String {
         let _what_came_counts = BufReader::new(pipe.take(64 << 10)).read_line(&mut line);
         let _too_late_is_fine = send.send(line);
     });
-    receive.recv_timeout(PATIENCE).unwrap_or_default()
+    receive.recv_timeout(START_PATIENCE).unwrap_or_default()
 }

@@ -1,10 +1,12 @@
 //! `oncefs mount` and `oncefs umount` by root, with everything going well.
 
+use std::fs::File;
 use std::path::Path;
 use std::process::Command;
 
 use oncefs::digest::Digest;
-use rustix::process::Signal;
+use rustix::fs::{FlockOperation, flock};
+use rustix::process::{Pid, Signal};
 
 use super::image::Image;
 use super::node::{Node, Running, cat, ls, mounts_below, run, sha256sum, until};
@@ -154,6 +156,29 @@ fn twenty_mounts_at_once_with_readers_ask_for_each_blob_once() {
     node.oncefs(&["umount", "--all"]).well();
     assert!(places.iter().all(|at| mounts_below(at).is_empty()));
     node.assert_at_rest();
+}
+
+/// A starter that hangs, or whose disk is busy, holds nobody up once a server answers.
+#[test]
+fn who_waits_for_another_to_start_a_server_goes_on_as_soon_as_there_is_one() {
+    let (node, image) = (Node::new(), Image::usual(11));
+    let registry = Registry::with(&image);
+    std::fs::create_dir_all(node.run()).unwrap();
+    let starting = File::create(node.run().join("start.lock")).unwrap();
+    flock(&starting, FlockOperation::LockExclusive).unwrap();
+    let pulling = node.start(&["pull", &registry.image()]);
+    until("it waits for its turn", || holds_open(pulling.pid(), "start.lock"));
+    let server = node.start(&["serve"]);
+    pulling.end().well();
+    server.signal(Signal::TERM);
+    server.end().well();
+    node.assert_at_rest();
+}
+
+fn holds_open(process: Pid, name: &str) -> bool {
+    let descriptors = std::fs::read_dir(format!("/proc/{}/fd", process.as_raw_nonzero())).unwrap();
+    let targets = descriptors.filter_map(|descriptor| descriptor.ok()?.path().read_link().ok());
+    targets.into_iter().any(|target| target.ends_with(name))
 }
 
 #[test]

@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 pub(crate) const ONCEFS: &str = env!("CARGO_BIN_EXE_oncefs");
 
 /// However slow the machine is: what takes longer hangs.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Registries that are away are found out soon.
 const CONFIG: &str = "[registry]\nretries = 1\nretry_pause_ms = 10\nretry_deadline_secs = 5\n";
