@@ -68,63 +68,53 @@ fn program_of(name: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt as _;
 
     struct Folder(tempfile::TempDir);
 
     impl Folder {
         fn with(name: &str, script: &str) -> Self {
             let dir = tempfile::tempdir().unwrap();
-            let path = dir.path().join(format!("docker-credential-{name}"));
-            std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+            program::write_script(&dir.path().join(format!("docker-credential-{name}")), script);
             Self(dir)
         }
 
         async fn ask(&self, name: &str, secs: u64) -> Result<Option<Credential>, String> {
-            // Another test's fork may hold the script open for writing for a moment: text file busy.
-            let deadline = std::time::Instant::now() + Duration::from_secs(5);
-            loop {
-                let folders = [PathBuf::from("/nonexistent"), self.0.path().to_path_buf()];
-                let answer = ask(name, &folders, Duration::from_secs(secs), "h.example:5000").await;
-                match answer {
-                    Err(cause) if cause.contains("busy") && std::time::Instant::now() < deadline => {
-                        tokio::time::sleep(Duration::from_millis(10)).await;
-                    }
-                    answer => return answer,
-                }
-            }
+            let folders = [PathBuf::from("/nonexistent"), self.0.path().to_path_buf()];
+            ask(name, &folders, Duration::from_secs(secs), "h.example:5000").await
         }
     }
+
+    /// However slow the machine is.
+    const LONG: u64 = 60;
 
     #[tokio::test]
     async fn a_helper_is_asked_for_the_server_and_believed() {
         let script = r#"read -r server; [ "$1" = get ] && printf '{"ServerURL":"%s","Username":"%s","Secret":"pw"}' "$server" "$server""#;
         let folder = Folder::with("test", script);
         let want = Credential::Password { user: "h.example:5000".into(), password: Secret::new("pw") };
-        assert_eq!(folder.ask("test", 10).await, Ok(Some(want)));
+        assert_eq!(folder.ask("test", LONG).await, Ok(Some(want)));
     }
 
     #[tokio::test]
     async fn a_helper_may_give_an_identity_token_or_know_nothing() {
         let folder = Folder::with("id", r#"echo '{"Username":"<token>","Secret":"t"}'"#);
-        assert_eq!(folder.ask("id", 10).await, Ok(Some(Credential::Identity(Secret::new("t")))));
+        assert_eq!(folder.ask("id", LONG).await, Ok(Some(Credential::Identity(Secret::new("t")))));
         let folder = Folder::with("none", "echo 'credentials not found in native keychain'; exit 1");
-        assert_eq!(folder.ask("none", 10).await, Ok(None));
+        assert_eq!(folder.ask("none", LONG).await, Ok(None));
         let folder = Folder::with("empty", "echo '{}'");
-        assert_eq!(folder.ask("empty", 10).await, Ok(None));
+        assert_eq!(folder.ask("empty", LONG).await, Ok(None));
     }
 
     #[tokio::test]
     async fn what_a_failing_helper_says_is_not_repeated() {
         let folder = Folder::with("bad", "echo hunter2; echo hunter2 >&2; exit 3");
-        let refused = folder.ask("bad", 10).await.unwrap_err();
+        let refused = folder.ask("bad", LONG).await.unwrap_err();
         assert!(
             refused.contains("docker-credential-bad failed (exit status: 3)") && !refused.contains("hunter2"),
             "{refused}"
         );
         let folder = Folder::with("text", "echo hunter2");
-        let refused = folder.ask("text", 10).await.unwrap_err();
+        let refused = folder.ask("text", LONG).await.unwrap_err();
         assert!(refused.contains("no JSON") && !refused.contains("hunter2"), "{refused}");
     }
 
@@ -134,7 +124,7 @@ mod tests {
         let refused = folder.ask("slow", 1).await.unwrap_err();
         assert!(refused.contains("did not answer within 1 s"), "{refused}");
         let folder = Folder::with("flood", "exec cat /dev/zero");
-        let refused = folder.ask("flood", 10).await.unwrap_err();
+        let refused = folder.ask("flood", LONG).await.unwrap_err();
         assert!(refused.contains("wrote more than 64 KiB"), "{refused}");
     }
 

@@ -34,6 +34,18 @@ pub(super) fn find(name: &str, folders: &[PathBuf]) -> Result<PathBuf, String> {
     })
 }
 
+/// Writes a script that can be run at once. Another process writes it: what this one has open for writing, a program that another test
+/// starts has too for a moment, and until then nobody can run it.
+#[cfg(test)]
+pub(super) fn write_script(path: &Path, script: &str) {
+    use std::io::Write as _;
+    let mut writing = std::process::Command::new("sh");
+    writing.args(["-c", r#"cat > "$0" && chmod 755 "$0""#]).arg(path).stdin(Stdio::piped());
+    let mut writing = writing.spawn().unwrap();
+    writing.stdin.take().unwrap().write_all(format!("#!/bin/sh\n{script}\n").as_bytes()).unwrap();
+    assert!(writing.wait().unwrap().success());
+}
+
 // === impl Program ===
 
 impl Program<'_> {

@@ -1,7 +1,6 @@
 //! The configuration file, which providers are asked, and what their answers mean.
 
 use super::*;
-use std::os::unix::fs::PermissionsExt as _;
 
 /// A folder with kubelet's file and a program that is a real one, as kubelet would run it.
 struct Node {
@@ -43,16 +42,7 @@ impl Node {
     fn script(&self, script: &str) {
         let path = self.dir.path().join("cloud");
         let calls = self.dir.path().join("calls");
-        std::fs::write(&path, format!("#!/bin/sh\nread -r asked; echo \"$asked\" >> {}\n{script}\n", calls.display()))
-            .unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-        // Another test's fork may hold the script open for writing for a moment: text file busy.
-        let deadline = Instant::now() + Duration::from_secs(5);
-        let run = || std::process::Command::new(&path).stdin(std::process::Stdio::null()).output();
-        while run().is_err() && Instant::now() < deadline {
-            std::thread::yield_now();
-        }
-        let _nothing_was_noted = std::fs::remove_file(calls);
+        program::write_script(&path, &format!("read -r asked; echo \"$asked\" >> {}\n{script}", calls.display()));
     }
 
     fn answering(response: &str) -> Self {
