@@ -8,9 +8,28 @@ use tempfile::TempDir;
 
 use super::*;
 
+/// A directory that may have an archive beside it.
+struct OnDisk {
+    path: PathBuf,
+    _above: TempDir,
+}
+
+impl OnDisk {
+    fn empty() -> Self {
+        let above = tempfile::tempdir().unwrap();
+        let path = above.path().join("layout");
+        fs::create_dir(&path).unwrap();
+        Self { path, _above: above }
+    }
+
+    fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
 /// A layout on disk with one image per name.
-fn layout(names: &[Option<&str>]) -> TempDir {
-    let dir = tempfile::tempdir().unwrap();
+fn layout(names: &[Option<&str>]) -> OnDisk {
+    let dir = OnDisk::empty();
     fs::create_dir_all(dir.path().join("blobs/sha256")).unwrap();
     fs::write(dir.path().join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
     let entries: Vec<_> = names.iter().enumerate().map(|(n, name)| entry(&content(n), *name)).collect();
@@ -50,7 +69,7 @@ fn packed(dir: &Path, options: &[&str]) -> PathBuf {
     file
 }
 
-fn both(dir: &TempDir) -> [Layout; 2] {
+fn both(dir: &OnDisk) -> [Layout; 2] {
     let archive = packed(dir.path(), &[]);
     [Layout::open_directory(dir.path()).unwrap(), Layout::open_archive(&archive).unwrap()]
 }
@@ -179,7 +198,7 @@ fn a_compressed_archive_is_refused_by_kind() {
 
 #[test]
 fn an_archive_of_dockers_own_form_is_refused_with_the_way_out() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = OnDisk::empty();
     fs::write(dir.path().join("manifest.json"), "[]").unwrap();
     let refused = refusal(Layout::open_archive(&packed(dir.path(), &[])));
     assert!(refused.contains("skopeo copy docker-archive:FILE"), "{refused}");
