@@ -62,10 +62,10 @@ impl Trees {
     pub(super) fn open(path: &Path) -> Result<Self, Trouble> {
         let failed = |action| move |error| Trouble::Failed(StoreError::io(action, path)(error));
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed("make"))?;
-        unfinished::remove(path).map_err(failed("clear"))?;
         // By a name that follows the directory: a thread that hangs in here leaves alone what takes the directory's place.
         let directory = File::open(path).map_err(failed("open"))?;
         let name = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()));
+        unfinished::remove(&name).map_err(failed("clear"))?;
         let db = open(&name).map_err(|error| Trouble::of(error, path))?;
         let tree = |name| db.open_tree(name).map_err(|error| Trouble::of(error, path));
         let (meta, layers, images, snapshots) = (tree("meta")?, tree("layers")?, tree("images")?, tree("snapshots")?);
