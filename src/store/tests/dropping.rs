@@ -65,6 +65,7 @@ async fn frames_that_somebody_else_filled_meanwhile_are_not_fetched_again() {
     for frames in [0..1, 2..3, 4..5, 6..7, 8..11] {
         layer.drop_frames(frames).unwrap();
     }
+    layer.shared.twins.begin_to_note(); // who is the first to do that waits before it plans
     let mut first = Box::pin(layer.fill(0..12)); // plans all, and may have only the first four requests under way
     assert!(futures::poll!(&mut first).is_pending());
     layer.fill(9..10).await.unwrap();

@@ -17,6 +17,7 @@ fn large() -> Sample {
 fn nothing_of(sample: &Sample, store: &Store) -> Arc<Layer> {
     let layer = sample.put(store);
     layer.drop_frames(0..layer.frames().len()).unwrap();
+    layer.shared.twins.begin_to_note(); // a reader who is the first to do that waits before it joins anything
     layer
 }
 
