@@ -225,6 +225,19 @@ pub struct WaitReport {
     pub longest_ms: u64,
     /// Which frames that one waits for, from the first to before the last; none where it waits for the layer's index or scan.
     pub frames: Option<(u32, u32)>,
+    /// Why, if it is because the layer's source is away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub away: Option<AwayReport>,
+}
+
+/// A source that is away.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AwayReport {
+    pub since_ms: u64,
+    /// How often it was asked again meanwhile.
+    pub tries: u32,
+    /// What the last answer was.
+    pub cause: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

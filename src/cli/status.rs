@@ -12,8 +12,8 @@ use super::mount::absolute;
 use super::progress::{Shown, bytes, short};
 use super::{Setting, counted, print_json, print_line};
 use crate::control::{
-    CacheReport, Call, ClaimedReport, Failure, FailureKind, ImageReport, LayerReport, MountReport, Outcome, State,
-    StatusReport, WaitReport,
+    AwayReport, CacheReport, Call, ClaimedReport, Failure, FailureKind, ImageReport, LayerReport, MountReport, Outcome,
+    State, StatusReport, WaitReport,
 };
 use crate::registry::{Reference, Remote};
 use crate::sys::file::space;
@@ -263,6 +263,11 @@ fn print_layer_line(layer: &LayerReport, with_percent: bool) {
     print_line(&format!("  {}  {:>10}  {state}", short(layer), bytes(layer.size)));
     if let Some(waiting) = &layer.waiting {
         print_line(&format!("                            {}", of_waiting(waiting)));
+        if let Some(AwayReport { since_ms, tries, cause }) = &waiting.away {
+            let seconds = *since_ms as f64 / 1000.0;
+            let tries = counted(u64::from(*tries), "time");
+            print_line(&format!("                            away for {seconds:.1} s, asked again {tries}: {cause}"));
+        }
     }
     if let Some(cause) = &layer.declined {
         print_line(&format!("                            {cause}"));

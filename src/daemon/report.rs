@@ -1,9 +1,11 @@
 //! What is known, in the words of the control socket.
 
-use crate::control::{ClaimedReport, ImageReport, LayerReport, State, WaitReport};
+use std::time::Duration;
+
+use crate::control::{AwayReport, ClaimedReport, ImageReport, LayerReport, State, WaitReport};
 use crate::image::{ClaimedImage, Image, Images, LayerState, LayerStatus};
 use crate::index::frames::Provenance;
-use crate::store::{Finding, Layer, Waiting};
+use crate::store::{Finding, Layer, SourceAway, Waiting};
 
 pub(super) fn of_image(images: &Images, image: &Image) -> ImageReport {
     ImageReport {
@@ -31,12 +33,19 @@ pub(super) fn of_stored(layer: &Layer) -> LayerReport {
         resident_bytes: layer.resident_bytes(),
         index: heading.provenance(),
     };
-    let (found, waiting) = (layer.finding(), layer.waits().now());
-    of_status(LayerStatus { digest: layer.digest(), size: heading.blob_bytes, state, declined: None, found, waiting })
+    of_status(LayerStatus {
+        digest: layer.digest(),
+        size: heading.blob_bytes,
+        state,
+        declined: None,
+        found: layer.finding(),
+        waiting: layer.waits().now(),
+        away: layer.source_away(),
+    })
 }
 
 fn of_status(status: LayerStatus) -> LayerReport {
-    let LayerStatus { digest, size, state, declined, found, waiting } = status;
+    let LayerStatus { digest, size, state, declined, found, waiting, away } = status;
     let mut report = LayerReport {
         digest,
         size,
@@ -46,7 +55,7 @@ fn of_status(status: LayerStatus) -> LayerReport {
         resident_bytes: 0,
         index: None,
         declined: declined.map(|cause| (*cause).to_owned()),
-        waiting: waiting.map(of_waiting),
+        waiting: waiting.map(|waiting| of_waiting(waiting, away)),
         error: None,
     };
     let fetched = state.fetched(size);
@@ -81,7 +90,13 @@ fn of_index(index: &Provenance, found: Option<Finding>) -> String {
     }
 }
 
-fn of_waiting(Waiting { count, longest, frames }: Waiting) -> WaitReport {
-    let longest_ms = u64::try_from(longest.as_millis()).unwrap_or(u64::MAX);
-    WaitReport { count, longest_ms, frames: (!frames.is_empty()).then_some((frames.start, frames.end)) }
+fn of_waiting(Waiting { count, longest, frames }: Waiting, away: Option<SourceAway>) -> WaitReport {
+    let away =
+        away.map(|SourceAway { since, tries, cause }| AwayReport { since_ms: milliseconds(since), tries, cause });
+    let frames = (!frames.is_empty()).then_some((frames.start, frames.end));
+    WaitReport { count, longest_ms: milliseconds(longest), frames, away }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -8,7 +8,7 @@ use crate::errors::with_causes;
 use crate::image::{Image, LayerError};
 use crate::index::frames::Provenance;
 use crate::index::scan::Progress;
-use crate::store::{Finding, Layer, Store, Waiting};
+use crate::store::{Finding, Layer, SourceAway, Store, Waiting};
 use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, Mutex};
 
@@ -25,6 +25,8 @@ pub struct LayerStatus {
     pub found: Option<Finding>,
     /// Who waits for frames of it, or for its index or scan.
     pub waiting: Option<Waiting>,
+    /// Why they wait, if it is for a source that is away.
+    pub away: Option<SourceAway>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -149,10 +151,10 @@ impl Progresses {
         declined: Option<Arc<str>>,
         mut waiting: Option<Waiting>,
     ) -> LayerStatus {
-        let mut found = None;
+        let (mut found, mut away) = (None, None);
         let state = match store.layer(&layer.digest) {
             Ok(Some(here)) => {
-                (found, waiting) = (here.finding(), here.waits().now());
+                (found, waiting, away) = (here.finding(), here.waits().now(), here.source_away());
                 self.state_of(&here)
             }
             Ok(None) => self.layers.get(&layer.digest).map_or(LayerState::Untouched, LayerProgress::state),
@@ -161,7 +163,7 @@ impl Progresses {
         let quarantined = store.quarantined(&layer.digest);
         let quarantined = quarantined.map(|bad| format!("quarantined, its index was wrong: {}", bad.cause).into());
         let declined = quarantined.or(declined);
-        LayerStatus { digest: layer.digest, size: layer.size, state, declined, found, waiting }
+        LayerStatus { digest: layer.digest, size: layer.size, state, declined, found, waiting, away }
     }
 }
 

@@ -17,7 +17,7 @@ use crate::index::tree::read::{Tree, TreeError};
 use crate::store::ahead::Ahead;
 use crate::store::cache::Evicted;
 use crate::store::layout::{DATA, FRAMES, Layout, RESIDENT, TREE};
-use crate::store::outage::Outages;
+use crate::store::outage::{Outages, SourceAway};
 use crate::store::places::Sources;
 use crate::store::recency::{self, Recency};
 use crate::store::recording::Recorders;
@@ -285,6 +285,11 @@ impl Layer {
     /// Readers that wait for frames that are not here.
     pub fn waits(&self) -> &Waits {
         &self.waits
+    }
+
+    /// What its source was last found to be away with, while readers wait for it.
+    pub fn source_away(&self) -> Option<SourceAway> {
+        self.waits.now().and(self.outages.now())
     }
 
     /// Who writes down what is read and asked for.

@@ -68,6 +68,7 @@ pub use fetching::{Background, FetchConfig, FetchCounts};
 pub use fill::{FillError, FillFailed};
 pub use layer::{Layer, Measure, ReadError};
 pub use lend::Insisting;
+pub use outage::SourceAway;
 pub use passing::Passing;
 pub use places::OriginsOf;
 pub use receive::Receiving;

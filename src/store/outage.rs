@@ -24,6 +24,17 @@ pub(super) struct Outages {
     pub(super) spoilt: Outage,
 }
 
+/// A source that is away, for those who ask why nothing moves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceAway {
+    /// For so long.
+    pub since: Duration,
+    /// How often it was asked again.
+    pub tries: u32,
+    /// What the last answer was.
+    pub cause: String,
+}
+
 /// Whether a layer's source is away, and who waits for it.
 #[derive(Debug, Default)]
 pub(super) struct Outage {
@@ -70,9 +81,23 @@ pub(super) struct Patience<'a> {
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
+// === impl Outages ===
+
+impl Outages {
+    pub(super) fn now(&self) -> Option<SourceAway> {
+        self.away.now().or_else(|| self.spoilt.now())
+    }
+}
+
 // === impl Outage ===
 
 impl Outage {
+    fn now(&self) -> Option<SourceAway> {
+        let away = self.away.lock();
+        let Away { since, tries, error, .. } = away.as_ref()?;
+        Some(SourceAway { since: since.elapsed(), tries: *tries, cause: with_causes(error) })
+    }
+
     pub(super) fn is_away(&self) -> bool {
         self.away.lock().is_some()
     }
@@ -84,10 +109,11 @@ impl Outage {
         if away.try_now(fetching) { Ok(Some(Try(self))) } else { Err(away.error.clone()) }
     }
 
-    /// A reader's fetch ended so: the source is away.
+    /// A reader's fetch ended so: the source is away, or still is.
     pub(super) fn began(&self, layer: LayerDigest, error: &FillError, fetching: &Fetching) {
         let mut away = self.away.lock();
-        if away.is_some() {
+        if let Some(away) = &mut *away {
+            away.error = error.clone();
             return;
         }
         let now = Instant::now();
