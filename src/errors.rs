@@ -1,5 +1,6 @@
 //! Errors as people read them.
 
+use std::borrow::Cow;
 use std::error::Error;
 
 /// The error and its causes on one line. A cause that the text before it repeats already is left out.
@@ -13,6 +14,22 @@ pub fn with_causes(error: &(dyn Error + 'static)) -> String {
         }
     }
     text
+}
+
+/// Digests by these begin so; what else comes after an `@` is the rest of an address.
+const ALGORITHMS: [&str; 5] = ["sha256:", "sha384:", "sha512:", "blake3:", "md5:"];
+
+/// What somebody called an image, without the login that stands before its host where somebody has put one. There is no place for it in
+/// an image's name, and so nothing else takes it out.
+pub fn without_login(name: &str) -> Cow<'_, str> {
+    let is_path = name.starts_with(['/', '.', '~']) || name.starts_with("oci:") || name.starts_with("oci-archive:");
+    let (scheme, address) = name.find("://").map_or(("", name), |at| name.split_at(at + 3));
+    let halves = address.rmatch_indices('@').filter_map(|(at, _)| address.get(at + 1..));
+    let mut hosts = halves.filter(|half| !ALGORITHMS.iter().any(|algorithm| half.starts_with(algorithm)));
+    match hosts.next() {
+        Some(host) if !is_path => Cow::Owned(format!("{scheme}***@{host}")),
+        _ => Cow::Borrowed(name),
+    }
 }
 
 /// Where a TOML text is wrong, at which key, and what was expected there. What stands there instead is not said: it may be a secret, and the parser's own
@@ -79,6 +96,21 @@ mod tests {
         ] {
             let told = wrong(text);
             assert!(told.starts_with("line ") && !told.contains("s3cret"), "{text}: {told}");
+        }
+    }
+
+    #[test]
+    fn of_an_images_name_all_is_told_but_a_login() {
+        for (name, told) in [
+            ("https://me:s3cret@h.example/app", "https://***@h.example/app"),
+            ("me:s3cret@h.example:5000/app:1", "***@h.example:5000/app:1"),
+            ("me:s3@cr/et@h.example/app@sha256:00", "***@h.example/app@sha256:00"),
+            ("s3cret@h", "***@h"),
+        ] {
+            assert_eq!(without_login(name), told);
+        }
+        for name in ["", "redis", "redis:7@sha256:00", "redis@md5:00", "oci:/a@b/c", "/a@b/c", "./a@b/c"] {
+            assert_eq!(without_login(name), name);
         }
     }
 

@@ -11,7 +11,7 @@ use super::{counted, print_json, print_line, set_up};
 use crate::config::{Config, Environment, Flags};
 use crate::control::{Failure, FailureKind};
 use crate::doctor::{Finding, Level, Machine, examine};
-use crate::errors::with_causes;
+use crate::errors::{with_causes, without_login};
 use crate::registry::{Platform, Reference};
 
 const EXAMPLES: &str = "\
@@ -69,7 +69,8 @@ impl Doctor {
 
     fn image(&self) -> Result<Option<(Reference, Platform)>, Failure> {
         let Some(image) = &self.image else { return Ok(None) };
-        let wrong = |error: &dyn std::fmt::Display| Failure::new(FailureKind::Usage, format!("{image}: {error}"));
+        let shown = without_login(image);
+        let wrong = |error: &dyn std::fmt::Display| Failure::new(FailureKind::Usage, format!("{shown}: {error}"));
         let reference = absolute(image).parse().map_err(|error| wrong(&error))?;
         let platform = match &self.platform {
             Some(platform) => platform.parse().map_err(|error| wrong(&error))?,

@@ -15,6 +15,7 @@ use crate::control::{
     AwayReport, CacheReport, Call, ClaimedReport, Failure, FailureKind, ImageReport, LayerReport, MountReport, Outcome,
     State, StatusReport, WaitReport,
 };
+use crate::errors::without_login;
 use crate::registry::{Reference, Remote};
 use crate::sys::file::space;
 
@@ -112,7 +113,8 @@ fn called(status: &StatusReport, image: &ImageReport) -> String {
 
 /// All images of this name, one for each platform; of this digest, one for each name.
 fn print_one(status: &StatusReport, image: &str, json: bool) -> Result<(), Failure> {
-    let name = absolute(image).parse::<Reference>().map_or_else(|_| image.to_owned(), |name| name.to_string());
+    let name =
+        absolute(image).parse::<Reference>().map_or_else(|_| without_login(image).into(), |name| name.to_string());
     let is_meant = |one: &&ImageReport| one.reference == name || one.manifest_digest.to_string() == image;
     let meant: Vec<_> = all_images(status).into_iter().filter(is_meant).collect();
     if meant.is_empty() {

@@ -16,6 +16,7 @@ use super::backend::Backend;
 use super::message::{Body, MESSAGE_BYTES_MAX, Seen, look};
 use super::metrics::{Metrics, Outcome};
 use super::pulls::{Asked, Held, PullCause, PullFailed, Pulls};
+use crate::errors::without_login;
 use crate::sync::Arc;
 
 /// What all clients share.
@@ -125,12 +126,12 @@ impl Proxy {
             Err(failed) => match code(failed.cause) {
                 Some(code) => {
                     pull.end(Outcome::Failed);
-                    tracing::warn!(image = asked.image, seconds, cause = %failed, "pull failed");
+                    tracing::warn!(image = %without_login(&asked.image), seconds, cause = %failed, "pull failed");
                     Err(Status::new(code, failed.message))
                 }
                 None => {
                     pull.end(Outcome::Forwarded);
-                    tracing::warn!(image = asked.image, cause = %failed, "pull left to containerd");
+                    tracing::warn!(image = %without_login(&asked.image), cause = %failed, "pull left to containerd");
                     Ok(None)
                 }
             },
@@ -139,7 +140,7 @@ impl Proxy {
 }
 
 fn stopping(asked: &Asked) -> PullFailed {
-    let message = format!("the pull of {} was stopped: oncefs is ending; try again", asked.image);
+    let message = format!("the pull of {} was stopped: oncefs is ending; try again", without_login(&asked.image));
     PullFailed { cause: PullCause::Stopping, message }
 }
 

@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::control::{
     CheckSummary, Event, Failure, FailureKind, ImageReport, InspectReport, LayerReport, PullCall, StatusReport,
 };
-use crate::errors::with_causes;
+use crate::errors::{with_causes, without_login};
 use crate::image::{Asker, Image, ImageFailed, Images};
 use crate::index::published::signature::SigningKey;
 use crate::registry::{Platform, Reference, Registry};
@@ -226,7 +226,7 @@ fn with_others(mut failure: Failure, layers: &[LayerReport]) -> Failure {
 
 /// What a user means by an image's name and platform.
 pub(super) fn named(image: &str, platform: Option<&str>) -> Result<(Reference, Platform), Failure> {
-    let shown = if image.is_empty() { "\"\"" } else { image };
+    let shown = if image.is_empty() { "\"\"".into() } else { without_login(image) };
     let wrong = |error: &dyn std::fmt::Display| Failure::new(FailureKind::Usage, format!("{shown}: {error}"));
     let reference = image.parse().map_err(|error| wrong(&error))?;
     let platform = match platform {

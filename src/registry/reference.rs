@@ -79,6 +79,8 @@ pub enum ReferenceError {
     Long(usize),
     #[error("{0:?} is no tag: it has 1 to 128 of A-Z a-z 0-9 _ . - and does not begin with . or -")]
     Tag(String),
+    #[error("the name of an image has no login; `docker login HOST` keeps one for oncefs, too")]
+    Login,
     #[error("{text:?} after @ is no digest")]
     Digest { text: String, source: ParseDigestError },
     #[error("{0:?} looks like an image's id; oncefs finds images by name, such as redis:7")]
@@ -172,6 +174,8 @@ impl FromStr for Remote {
             return Err(ReferenceError::Empty);
         }
         let (rest, digest) = match text.split_once('@') {
+            // No digest has a slash: this is the host after a user and a password, or the half of a password.
+            Some((_, rest)) if rest.contains('/') => return Err(ReferenceError::Login),
             Some((rest, digest)) => (rest, Some(parse_digest(digest)?)),
             None => (text, None),
         };

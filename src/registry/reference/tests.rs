@@ -74,6 +74,8 @@ fn each_mistake_has_its_own_reason() {
         ("redis:", Tag("".into())),
         ("redis:.x", Tag(".x".into())),
         ("redis:a:b", Tag("a:b".into())),
+        ("me:s3cret@h.example/app", Login),
+        ("me:s3@cr/et@h.example/app", Login),
         ("redis@", digest("", ParseDigestError::NoAlgorithm)),
         ("redis@md5:00", digest("md5:00", ParseDigestError::Algorithm("md5".into()))),
         ("redis@sha256:00", digest("sha256:00", ParseDigestError::Hex)),
