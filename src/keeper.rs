@@ -76,7 +76,7 @@ const APART_MAX: Duration = Duration::from_secs(5);
 const FAILURES_MAX: u32 = 8;
 
 /// How long another keeper may take to end.
-const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+const LOCK_PATIENCE: Duration = Duration::from_secs(30);
 const LOCK_AGAIN: Duration = Duration::from_millis(5);
 
 /// How often it is looked whether what is kept is still of use.
