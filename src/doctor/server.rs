@@ -1,55 +1,64 @@
 //! The server of the run directory, if one runs.
 
 use std::os::unix::net::UnixDatagram;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::{BoxFuture, FutureExt as _};
 
 use super::{Machine, Report};
-use crate::control::{self, Call, ClientError, Outcome, State, StatusReport};
+use crate::control::{self, Answer, Call, ClientError, Failure, Outcome, State, StatusReport};
 use crate::daemon;
 use crate::errors::with_causes;
 
 /// A healthy server answers within a few milliseconds, one with many layers within some more.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How soon after a server that went away while it was asked.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
 const RESTART: &str = "restart it (systemctl restart oncefs; oncefs umount --all ends one that a command started)";
 
 pub(super) fn look<'a>(machine: &'a Machine, report: &'a mut Report) -> BoxFuture<'a, ()> {
     async move {
-        let run = &machine.config.run;
-        let running = match daemon::running(run).await {
-            Ok(running) => running,
-            Err(error) => return report.warning(with_causes(&error), "run this as one of them"),
-        };
-        let Some(mut client) = running else {
-            return match control::socket(run).exists() {
-                true => report.warning(
-                    format!(
-                        "no server answers at {}, which one has left that was killed",
-                        control::socket(run).display()
-                    ),
-                    "nothing: the next server replaces it; the log and journalctl -u oncefs may say why",
-                ),
-                false => {
-                    report.ok("no server runs: the first `oncefs mount` starts one, systemctl start oncefs the service")
-                }
+        let patience = Instant::now() + PATIENCE;
+        loop {
+            let mut client = match daemon::running(&machine.config.run).await {
+                Ok(Some(client)) => client,
+                Ok(None) => return nobody(machine, report),
+                Err(error) => return report.warning(with_causes(&error), "run this as one of them"),
             };
-        };
-        let mut ignored = |_| {};
-        match client.call(&Call::Status, &mut ignored, tokio::time::sleep(PATIENCE)).await {
-            Ok(Ok(answer)) => match answer.outcome {
-                Outcome::Status(status) => tell(machine, &status, report),
-                _ => report.problem("the server answers something else than it is asked", RESTART),
-            },
-            Ok(Err(failure)) => report.problem(format!("the server is not well: {}", failure.message), RESTART),
-            Err(ClientError::Interrupted) => {
-                report.problem(format!("the server does not answer within {} s", PATIENCE.as_secs()), RESTART);
+            match client.call(&Call::Status, &mut |_| {}, tokio::time::sleep(PATIENCE)).await {
+                // It ended just then: the next is there in a moment, or nobody is.
+                Err(ClientError::Gone(_)) if Instant::now() < patience => tokio::time::sleep(LOOK_AGAIN).await,
+                answered => return judge(machine, answered, report),
             }
-            Err(error) => report.problem(format!("the server is not well: {}", with_causes(&error)), RESTART),
         }
     }
     .boxed()
+}
+
+fn nobody(machine: &Machine, report: &mut Report) {
+    let socket = control::socket(&machine.config.run);
+    if socket.exists() {
+        report.warning(
+            format!("no server answers at {}, which one has left that was killed", socket.display()),
+            "nothing: the next server replaces it; the log and journalctl -u oncefs may say why",
+        );
+    } else {
+        report.ok("no server runs: the first `oncefs mount` starts one, systemctl start oncefs the service");
+    }
+}
+
+fn judge(machine: &Machine, answered: Result<Result<Answer, Failure>, ClientError>, report: &mut Report) {
+    match answered {
+        Ok(Ok(Answer { outcome: Outcome::Status(status), .. })) => tell(machine, &status, report),
+        Ok(Ok(_)) => report.problem("the server answers something else than it is asked", RESTART),
+        Ok(Err(failure)) => report.problem(format!("the server is not well: {}", failure.message), RESTART),
+        Err(ClientError::Interrupted) => {
+            report.problem(format!("the server does not answer within {} s", PATIENCE.as_secs()), RESTART);
+        }
+        Err(error) => report.problem(format!("the server is not well: {}", with_causes(&error)), RESTART),
+    }
 }
 
 /// Whether a keeper has started it, as its command line says.
