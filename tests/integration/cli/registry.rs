@@ -12,6 +12,7 @@ use oncefs::digest::Digest;
 use oncefs::sync::Mutex;
 
 use super::image::{Image, MANIFEST};
+use crate::support::ports;
 
 /// How an answer goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,7 +78,8 @@ impl Registry {
     }
 
     pub(crate) fn empty() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        // Nobody gets its port when it goes away.
+        let listener = ports::listening();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared::default());
         let listening = std::thread::spawn({
@@ -133,6 +135,7 @@ impl Registry {
         if let Some(listening) = self.listening.take() {
             let _wakes_accept = TcpStream::connect(self.address);
             listening.join().unwrap();
+            ports::until_refused(self.address);
         }
     }
 }

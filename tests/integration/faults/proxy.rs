@@ -11,6 +11,8 @@ use std::time::Duration;
 use oncefs::sync::Mutex;
 use rustix::net::sockopt::set_socket_linger;
 
+use crate::support::ports;
+
 /// What is wrong with an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Trouble {
@@ -90,7 +92,8 @@ impl Proxy {
     }
 
     fn open(upstream: SocketAddr, tls: Option<Arc<rustls::ServerConfig>>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        // Nobody gets its port while it is closed.
+        let listener = ports::listening();
         let address = listener.local_addr().unwrap();
         let shared = Shared { upstream, tls, state: Mutex::default(), is_closed: AtomicBool::new(false) };
         let mut proxy = Self { address, shared: Arc::new(shared), listening: None };
@@ -124,6 +127,7 @@ impl Proxy {
         if let Some(listening) = self.listening.take() {
             let _wakes_accept = TcpStream::connect(self.address);
             listening.join().unwrap();
+            ports::until_refused(self.address);
         }
     }
 

@@ -14,6 +14,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::ports;
+
 /// A registry on a port of its own; ends and deletes itself when dropped.
 pub(crate) struct DebianRegistry {
     pub(crate) address: SocketAddr,
@@ -47,10 +49,11 @@ pub(crate) struct Account {
 impl DebianRegistry {
     /// Starts one that asks for `account` if there is one.
     pub(crate) fn start(account: Option<&Account>) -> Self {
-        Self::start_in(tempfile::tempdir().unwrap(), "127.0.0.1:0", account)
+        // Nobody gets it between a stop and the next start.
+        Self::start_in(tempfile::tempdir().unwrap(), ports::unused(), account)
     }
 
-    fn start_in(dir: TempDir, address: &str, account: Option<&Account>) -> Self {
+    fn start_in(dir: TempDir, address: SocketAddr, account: Option<&Account>) -> Self {
         let auth = account.map(|account| htpasswd(dir.path(), account)).unwrap_or_default();
         let root = dir.path().join("data");
         let config = format!(
@@ -173,6 +176,6 @@ pub(crate) fn bytes_of_blobs(answered: &[Answered]) -> BTreeMap<String, u64> {
 
 impl Stopped {
     pub(crate) fn start(self) -> DebianRegistry {
-        DebianRegistry::start_in(self.dir, &self.address.to_string(), None)
+        DebianRegistry::start_in(self.dir, self.address, None)
     }
 }
