@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use super::image::Image;
-use super::node::{Node, run, until};
+use super::node::{Node, kill_wholly, run, until};
 use super::registry::{Fault, Registry};
 use crate::takeover::stage::keeper_and_server;
 
@@ -154,14 +154,9 @@ fn the_configuration_a_full_disk_and_a_dead_mount() {
     run(Command::new("ls").arg(&at)).well();
     let all = findings(&node, &[]);
     assert!(!all.iter().any(is_problem) && of_group(&all, "server").iter().all(|one| one["level"] == "ok"), "{all:#?}");
-    let keeper = keeper_and_server(&node.path("")).0.unwrap();
-    rustix::process::kill_process(keeper, Signal::KILL).unwrap();
-    until("the keeper is dead", || keeper_and_server(&node.path("")).0.is_none());
+    kill_wholly(&[keeper_and_server(&node.path("")).0.unwrap()]);
     finds(&findings(&node, &[]), "server", "warning", "the keeper of this server is no more", "oncefs umount --all");
-    for pid in node.processes() {
-        rustix::process::kill_process(pid, Signal::KILL).unwrap();
-    }
-    until("the server is dead", || node.processes().is_empty());
+    kill_wholly(&node.processes());
     let all = findings(&node, &[]);
     // Also where the image was wanted, whose attributes the kernel knows still.
     for dead in [node.run().join("fs"), at] {

@@ -7,7 +7,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::image::Image;
 use super::mounting::assert_usual;
-use super::node::{Node, Running, ls, mounts_below, run, until};
+use super::node::{Node, Running, kill_wholly, ls, mounts_below, run, until};
 use super::registry::{Fault, Registry};
 
 /// A node whose registry stalls in the middle of the image's last layer.
@@ -21,9 +21,7 @@ fn stalled(seed: u64) -> (Node, Image, Registry) {
 /// The keeper first, so that no other server takes over.
 fn kill_server(node: &Node) {
     let server = Pid::from_raw(node.status()["server"].as_i64().unwrap() as i32).unwrap();
-    for pid in node.processes().into_iter().filter(|pid| *pid != server).chain([server]) {
-        let _ended = kill_process(pid, Signal::KILL);
-    }
+    kill_wholly(&node.processes().into_iter().filter(|pid| *pid != server).chain([server]).collect::<Vec<_>>());
     until("the server is dead", || node.processes().is_empty());
 }
 

@@ -84,6 +84,7 @@ fn status_says_what_is_mounted_and_how_much_of_it_is_here() {
     assert!(text.contains("resident, index:") && !text.contains("layers that no mount uses"), "{text}");
 
     node.umount(&at).well();
+    node.assert_at_rest();
     let status = node.status();
     assert_eq!((&status["server"], status["layers"].as_array().unwrap().len()), (&serde_json::Value::Null, 3));
     let text = node.oncefs(&["status"]).well().out;

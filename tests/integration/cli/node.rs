@@ -8,8 +8,9 @@ use std::process::{Child, Command, Output, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::mount::UnmountFlags;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
 pub(crate) const ONCEFS: &str = env!("CARGO_BIN_EXE_oncefs");
 
@@ -170,8 +171,10 @@ impl Node {
 
     pub(crate) fn assert_unlocked(&self) {
         let lock = self.root.join("lock");
-        let tried = run(Command::new("flock").arg("--nonblock").arg(&lock).arg("true"));
-        tried.well();
+        // To its end a process has its files.
+        until("the store is unlocked", || {
+            run(Command::new("flock").arg("--nonblock").arg(&lock).arg("true")).code == Some(0)
+        });
     }
 
     /// The layers in the store, by the names of their directories.
@@ -203,6 +206,19 @@ pub(crate) fn clear(dir: &Path) {
     if !std::thread::panicking() && found_nothing < 2 {
         assert_eq!(processes_naming(dir), [], "processes are left that name {}", dir.display());
         assert_eq!(mounts_below(dir), Vec::<PathBuf>::new());
+    }
+}
+
+/// Kills these in this order, and waits until they have ended: a process that has no command line any more may still have its files open.
+pub(crate) fn kill_wholly(pids: &[Pid]) {
+    let opened: Vec<_> = pids.iter().filter_map(|pid| pidfd_open(*pid, PidfdFlags::empty()).ok()).collect();
+    for pid in pids {
+        let _gone = kill_process(*pid, Signal::KILL);
+    }
+    for process in opened {
+        until("a killed process has ended", || {
+            poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&Timespec::default())) == Ok(1)
+        });
     }
 }
 
@@ -337,6 +353,12 @@ impl Ran {
 /// By another process: what other tests start meanwhile would inherit a descriptor of ours, and no program runs that somebody has open for writing.
 pub(crate) fn copy_program(from: impl AsRef<Path>, to: &Path) {
     run(Command::new("cp").arg(from.as_ref()).arg(to)).well();
+}
+
+/// A program of the shell's, for the same reason.
+pub(crate) fn write_script(to: &Path, script: &str) {
+    let write = "printf '#!/bin/sh\\n%s\\n' \"$1\" > \"$0\" && chmod 755 \"$0\"";
+    run(Command::new("sh").args(["-c", write]).arg(to).arg(script)).well();
 }
 
 pub(crate) fn cat(path: &Path) -> String {

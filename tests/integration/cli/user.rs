@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use rustix::process::Pid;
 
 use super::image::Image;
-use super::node::{Node, ONCEFS, Ran, Running, copy_program, mounts_below, run, until};
+use super::node::{Node, ONCEFS, Ran, Running, copy_program, kill_wholly, mounts_below, run, until};
 use super::registry::{Fault, Registry};
 use crate::takeover::stage::{keeper_and_server, kill, layers_of_files};
 use oncefs::digest::Digest;
@@ -152,9 +152,7 @@ fn what_a_killed_server_of_a_user_leaves_is_cleared_by_umount() {
     let user = User::new();
     let image = Image::usual(103).write_layout(&user.node.path("layout"));
     let at = user.mounts(&image, "mnt");
-    for pid in user.node.processes() {
-        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-    }
+    kill_wholly(&user.node.processes());
     until("the server is dead", || user.node.processes().is_empty());
     user.oncefs(&["umount", at.to_str().unwrap()]).well();
     assert!(mounts_below(&at).is_empty());

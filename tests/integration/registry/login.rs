@@ -1,8 +1,7 @@
 //! Logins: tokens, passwords, helpers; and that no secret is ever shown.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -13,6 +12,7 @@ use oncefs::registry::{Login, Repository};
 use oncefs::sync::Mutex;
 
 use super::*;
+use crate::cli::node::write_script;
 use crate::support::scripted_registry::{Act, Running, registry};
 
 const PASSWORD: &str = "hunter2-very-secret";
@@ -45,9 +45,7 @@ impl Docker {
     fn helper(self, name: &str, script: &str) -> Self {
         let bin = self.dir.path().join("bin");
         fs::create_dir_all(&bin).unwrap();
-        let path: PathBuf = bin.join(format!("docker-credential-{name}"));
-        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        write_script(&bin.join(format!("docker-credential-{name}")), script);
         self
     }
 
@@ -300,11 +298,8 @@ fn provider(server: &Running, dir: &TempDir, cache: &str) -> Config {
         server.address
     );
     let here = dir.path().display();
-    let script = format!(
-        "#!/bin/sh\ncat >> {here}/calls; echo >> {here}/calls\nprintf '{response}' \"$(cat {here}/password)\"\n"
-    );
-    fs::write(&program, script).unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let script = format!("cat >> {here}/calls; echo >> {here}/calls\nprintf '{response}' \"$(cat {here}/password)\"");
+    write_script(&program, &script);
     let file = dir.path().join("providers.yaml");
     let text = format!(
         "apiVersion: kubelet.config.k8s.io/v1\nkind: CredentialProviderConfig\nproviders:\n- name: cloud\n  \
@@ -395,6 +390,6 @@ async fn no_secret_is_logged_by_anything_that_handles_one() {
 
 fn provider_that_fails(server: &Running, dir: &TempDir) -> Config {
     let config = provider(server, dir, "0s");
-    fs::write(dir.path().join("cloud"), format!("#!/bin/sh\necho {PASSWORD}; echo {PASSWORD} >&2; exit 1\n")).unwrap();
+    write_script(&dir.path().join("cloud"), &format!("echo {PASSWORD}; echo {PASSWORD} >&2; exit 1"));
     config
 }
