@@ -146,7 +146,7 @@ killed_it_is_not_noticed() {
 watchdog_is_not_noticed() {
     local before reader
     mkdir -p /run/systemd/system/oncefs.service.d
-    printf '[Service]\nWatchdogSec=1s\nTimeoutAbortSec=1s\n' >/run/systemd/system/oncefs.service.d/watchdog.conf
+    printf '[Service]\nWatchdogSec=3s\nTimeoutAbortSec=1s\n' >/run/systemd/system/oncefs.service.d/watchdog.conf
     systemctl daemon-reload
     systemctl restart oncefs.service
     touch /run/reading

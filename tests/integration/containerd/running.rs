@@ -1,6 +1,6 @@
 //! Containers run from images of a registry, through CRI and through `ctr`.
 
-use super::harness::{Images, Node, Snapshotter, assert_says, assert_sent_once};
+use super::harness::{Images, Node, Snapshotter, assert_sent_once};
 use super::images::{file, layers, layout, noise, with_shell};
 use super::snapshots::{Labels, pull_unpacking};
 use crate::cli::node::until;
@@ -53,7 +53,7 @@ fn redis_answers(node: &Node, images: &Images) {
     assert_eq!(asked.trim(), "PONG");
     assert!(server.is_running());
     server.stop();
-    assert_says(&server.said(), "Ready to accept connections");
+    until("its log has what it said", || server.said().contains("Ready to accept connections"));
     pod.remove();
 }
 

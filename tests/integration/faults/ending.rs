@@ -48,8 +48,8 @@ fn readers_wait_for_the_end_of_any_trouble_and_ask_seldom() {
         until(&format!("{trouble:?} is met again"), || asked(n) > first[n]);
         assert!(!readers[n].has_ended(), "{trouble:?} was not waited for");
     }
-    let met: Vec<usize> = (0..TROUBLES.len()).map(asked).collect();
     proxy.heals();
+    let met: Vec<usize> = (0..TROUBLES.len()).map(asked).collect();
     for (n, reader) in readers.into_iter().enumerate() {
         assert_read(reader.end(), SEED, n, 0);
     }

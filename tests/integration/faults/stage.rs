@@ -93,7 +93,7 @@ fn write_layout(image: &Indexed, dir: &Path) {
 // === impl Mounted ===
 
 impl Mounted {
-    /// Through the proxy. Readers wait so long; what is not answered within a second is taken for lost.
+    /// Through the proxy. Readers wait so long; a body that pauses for a second is taken for lost.
     pub(super) fn through(proxy: &Proxy, outage_secs: u32) -> Self {
         Self::of(&proxy.address().to_string(), outage_secs, "")
     }
@@ -110,7 +110,7 @@ impl Mounted {
     pub(super) fn unread(host: &str, outage_secs: u32, registry: &str) -> Self {
         let node = Node::new();
         node.configure(&format!(
-            "connect_timeout_secs = 1\nresponse_timeout_secs = 1\nidle_timeout_secs = 1\n{registry}[profile]\nrecord_secs = 0\n\
+            "connect_timeout_secs = 60\nresponse_timeout_secs = 60\nidle_timeout_secs = 1\n{registry}[profile]\nrecord_secs = 0\n\
              [fetch]\nbackground = \"off\"\nread_ahead_bytes_max = 0\noutage_secs = {outage_secs}\n"
         ));
         let at = node.mount(&format!("{host}/image:1"), "mnt");

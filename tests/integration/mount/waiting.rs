@@ -39,6 +39,11 @@ impl Reader {
         stat.rsplit(')').next().and_then(|rest| rest.trim_start().chars().next()).unwrap_or('X')
     }
 
+    /// Of the program that it is by now.
+    fn name(&self) -> String {
+        fs::read_to_string(format!("/proc/{}/comm", self.0.id())).unwrap_or_default().trim().to_owned()
+    }
+
     fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.0), signal).unwrap();
     }
@@ -144,6 +149,7 @@ fn privileged_a_killed_reader_of_missing_bytes_is_gone_soon() {
         (Reader::new("python3", &["-c", MAPPED], &path), Signal::KILL),
     ];
     readers.iter().for_each(|(reader, _)| reader.until_it_waits());
+    until("the signal is not ignored any more", || readers[4].0.name() == "tail");
     until("reads are under way", || stage.session().counts().of(Operation::Read) >= 5);
     for (reader, signal) in &mut readers {
         reader.signal(*signal);

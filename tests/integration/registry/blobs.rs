@@ -221,7 +221,7 @@ async fn downloads_of_whole_layers_leave_room_for_small_requests() {
     for _ in 0..6 {
         assert!(first.next().await.unwrap().unwrap().is_ok());
     }
-    let small = tokio::time::timeout(Duration::from_secs(10), resolve(&client, &server.image("app:1"))).await;
+    let small = tokio::time::timeout(Duration::from_secs(60), resolve(&client, &server.image("app:1"))).await;
     assert!(small.expect("a manifest does not wait for layers").is_ok());
     assert_eq!(server.seen("blobs/").len(), 7, "six layers and the config");
 }
@@ -234,7 +234,7 @@ async fn a_stream_that_is_dropped_gives_its_place_back() {
         assert!(stream.next().await.unwrap().is_ok());
         drop(stream);
     }
-    let part = tokio::time::timeout(Duration::from_secs(10), blob.range(0..100)).await;
+    let part = tokio::time::timeout(Duration::from_secs(60), blob.range(0..100)).await;
     assert_eq!(part.expect("no place is lost").unwrap(), image.layers[0][..100]);
 }
 

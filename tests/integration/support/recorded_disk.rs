@@ -27,7 +27,7 @@ use tempfile::TempDir;
 const DISK_BYTES: u64 = 48 << 20;
 
 /// No program that mounts takes longer, and nobody holds longer what is unmounted.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Of its file system.
 const BLOCK_BYTES: usize = 4096;
