@@ -185,7 +185,8 @@ fn written(log: &fs::File) -> (u64, u64) {
 fn whatever_befalls_the_log_nothing_is_lost_and_no_number_used_again() {
     let kept = tempfile::tempdir().unwrap();
     fill(kept.path());
-    let mut broken = 0;
+    // By kind of damage: how much of the log still matters, and so how many in all, is sled's affair.
+    let mut broken = [0; 4];
     for case in 0..36u64 {
         let dir = tempfile::tempdir().unwrap();
         copy(kept.path(), dir.path());
@@ -204,12 +205,12 @@ fn whatever_befalls_the_log_nothing_is_lost_and_no_number_used_again() {
             }
         });
         let opened = open(dir.path());
-        broken += usize::from(opened.rebuilt.is_some());
+        broken[case as usize % 4] += u32::from(opened.rebuilt.is_some());
         assert_all_is_there(&opened);
         drop(opened);
         assert_eq!(open(dir.path()).rebuilt, None, "case {case}");
     }
-    assert!(broken > 20, "only {broken} were broken");
+    assert!(broken.iter().all(|cases| *cases > 1), "only {broken:?} were broken");
 }
 
 #[test]
