@@ -24,8 +24,9 @@ const PIECE_BYTES: usize = 4096;
 /// Space reserved ahead of the log's end: four of sled's segments, beside what a change writes itself.
 const RESERVE_BYTES: u64 = 2 << 20;
 
-/// How long sled's worker threads may take to let go of a database that was just closed.
-const CLOSING: Duration = Duration::from_secs(10);
+/// How long sled's worker threads may take to let go of a database that was just closed: they may wait for a busy disk. Less than a start
+/// waits for all of it (`opening::PATIENCE`).
+const CLOSING: Duration = Duration::from_secs(45);
 
 pub(super) struct Trees {
     /// `version`, and the counters: 4 bytes little-endian each.
